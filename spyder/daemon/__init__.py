@@ -1,0 +1,1 @@
+"""The composition root, workers and their supervision, lifecycle."""

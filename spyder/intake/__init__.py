@@ -1,0 +1,1 @@
+"""Where hosts come from: domain files now, the inbox and queues later."""

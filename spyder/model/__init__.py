@@ -1,0 +1,1 @@
+"""The words of the project: host names, records, outcomes, errors. Pure, no I/O."""

@@ -1,0 +1,1 @@
+"""What may be done: scope, addresses, robots verdicts, pacing."""

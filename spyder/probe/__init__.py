@@ -1,0 +1,1 @@
+"""What is done to one host: the visit and its collectors."""

@@ -1,0 +1,1 @@
+"""Mechanisms without domain words: clock, threads, bounded queues, token buckets, caches, durable files."""
