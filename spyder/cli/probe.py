@@ -1,0 +1,302 @@
+"""`spyderctl probe`: one shot over a list of hosts, on the same path as the daemon's.
+
+The one command of spyderctl that imports the daemon's wiring: it is the path itself, not a control of it.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+import click
+
+from spyder.cli.exit_status import ExitStatus
+from spyder.cli.settings_options import load_settings, settings_options
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from spyder.cli.run_summary import RunSummary
+    from spyder.daemon.wiring import Path as ProbePath
+    from spyder.model.records import Batch
+    from spyder.settings import Settings
+
+_REFRESH_S = 0.5
+_MAX_REJECTIONS_SHOWN = 1000
+_MAX_FAULTS_SHOWN = 20
+
+
+@click.command()
+@click.argument("hosts", nargs=-1, metavar="[HOST]...")
+@click.option("-f", "--file", "file", type=click.File("rb"), metavar="FILE", help="File of hosts; - is standard input.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write results here.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["json", "jsonl", "csv"]),
+    help="json: a batch a line; jsonl: a record a line; csv: edges. Default: output.format.",
+)
+@click.option(
+    "--lab",
+    "lab_sites",
+    is_flag=False,
+    flag_value=60,
+    type=click.IntRange(1, 100_000),
+    metavar="[SITES]",
+    help="Probe the simulated network instead of the internet; its own hosts where none are given.",
+)
+@click.option("-q", "--quiet", is_flag=True, help="Say nothing on standard error but errors.")
+@settings_options
+def probe(
+    hosts: tuple[str, ...],
+    file: BinaryIO | None,
+    output: Path | None,
+    form: str | None,
+    lab_sites: int | None,
+    quiet: bool,
+    config_path: Path | None,
+    overrides: tuple[str, ...],
+) -> None:
+    """Probe hosts now and print what they are tied to.
+
+    Every HOST, and every line of FILE, is a host name; lists with ranks, URLs, comments, hosts files, CSV and
+    compressed files are understood. Lines that are not are named on standard error, with the reason.
+
+    Ctrl-C stops politely: hosts that are being probed are finished and printed; a second one hurries.
+    """
+    with contextlib.ExitStack() as cleanup:
+        if lab_sites is not None:
+            config_path, lab_hosts = cleanup.enter_context(_lab(lab_sites, config_path))
+            if not hosts and file is None:
+                file = cleanup.enter_context(lab_hosts.open("rb"))
+        if not hosts and file is None:
+            raise click.UsageError("no hosts: give some, or a file with -f FILE (- for standard input)")
+        settings = load_settings(config_path, overrides)
+        sink: BinaryIO = cleanup.enter_context(output.open("wb")) if output else sys.stdout.buffer
+        sys.exit(_run(settings, _named(hosts), file, sink, form or settings.output.format, quiet=quiet))
+
+
+def _named(hosts: Sequence[str]) -> list[str]:
+    """Return the hosts of the command line in normal form; a wrong one ends the program with status 2."""
+    from spyder.model.names import BadName, normalise_host
+
+    normal = []
+    for text in hosts:
+        try:
+            normal.append(normalise_host(text))
+        except BadName as error:
+            raise click.BadParameter(f"{text!r}: {error}", param_hint="HOST") from None
+    return normal
+
+
+@contextlib.contextmanager
+def _lab(sites: int, config_path: Path | None) -> Iterator[tuple[Path, Path]]:
+    if config_path is not None:
+        raise click.UsageError("--lab brings its own settings: leave out --config, and change some with --set")
+    import tempfile
+
+    try:
+        from spyder.lab.network import Lab
+    except ImportError as error:
+        raise click.UsageError(
+            f"the simulated network needs the extra 'lab': pip install 'spyder-probe[lab]' ({error})"
+        ) from None
+    with tempfile.TemporaryDirectory(prefix="spyder-lab-") as directory, Lab(Path(directory), sites=sites) as lab:
+        yield lab.settings_path, Path(directory) / "hosts.txt"
+
+
+def _run(
+    settings: "Settings", hosts: Sequence[str], file: BinaryIO | None, sink: BinaryIO, form: str, *, quiet: bool
+) -> ExitStatus:
+    from spyder.cli.run_summary import RunSummary
+    from spyder.daemon.wiring import build_path
+    from spyder.outbox.formats import CSV_HEADER, FORMATS
+
+    write = FORMATS[form]
+    summary = RunSummary()
+    faults = _Faults()
+
+    def store(batch: "Batch") -> None:
+        sink.write(write(batch))
+        sink.flush()
+
+    try:
+        path = build_path(settings, store=store, observe=summary.note, on_fault=faults.note)
+    except OSError as error:
+        click.echo(f"cannot start: {error}", err=True)
+        return ExitStatus.BAD_SETTINGS
+    stop = _Stop(path)
+    feed = _Feed(hosts, file, summary, quiet=quiet)
+    if form == "csv":
+        sink.write(CSV_HEADER)
+    path.start()
+    with stop.on_signals(), _progress(summary, feed, quiet=quiet):
+        # the feeder has a thread of its own, so that a signal finds this one waiting where it can be handled
+        feeder = threading.Thread(target=feed.run, args=(path,), name="feeder", daemon=True)
+        feeder.start()
+        while feeder.is_alive():
+            feeder.join(_REFRESH_S)
+            if stop.asked:
+                break
+        undone = path.drain(settings.crawling.host_budget + settings.shutdown.drain_timeout)
+    if not quiet:
+        click.echo(summary.text(), err=True)
+    return _verdict(path, feed, summary, undone=undone, stopped=stop.asked)
+
+
+def _verdict(path: "ProbePath", feed: "_Feed", summary: "RunSummary", *, undone: int, stopped: bool) -> ExitStatus:
+    failure = path.batcher.failure
+    if isinstance(failure, BrokenPipeError):
+        # who reads has what they wanted; keep the interpreter from failing on the same pipe as it exits
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    elif failure is not None:
+        click.echo(f"results could not be written: {failure}", err=True)
+    if feed.failure is not None:
+        click.echo(f"the list could not be read to its end: {feed.failure}", err=True)
+    remaining = feed.put - summary.hosts
+    if stopped:
+        click.echo("stopped: hosts remain" if remaining or not feed.finished else "stopped", err=True)
+    done = not (undone or failure or feed.failure or remaining) and feed.finished
+    return ExitStatus.DONE if done else ExitStatus.WORK_REMAINS
+
+
+class _Stop:
+    """Ctrl-C and SIGTERM: the first gives back what was not begun, the second cuts off what was."""
+
+    def __init__(self, path: "ProbePath") -> None:
+        self._path = path
+        self.asked = False
+
+    @contextlib.contextmanager
+    def on_signals(self) -> Iterator[None]:
+        previous = {each: signal.signal(each, self._handle) for each in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for each, handler in previous.items():
+                signal.signal(each, handler)
+
+    def _handle(self, _signal: int, _frame: object) -> None:
+        # a handler runs between two steps of the main thread, which may hold any lock: only another thread may act
+        act = self._path.hurry if self.asked else self._path.abandon
+        self.asked = True
+        threading.Thread(target=act, name="stop", daemon=True).start()
+
+
+class _Feed:
+    """Puts hosts into the path, each once. Runs in a thread of its own."""
+
+    def __init__(self, hosts: Sequence[str], file: BinaryIO | None, summary: "RunSummary", *, quiet: bool) -> None:
+        self._hosts = hosts
+        self._file = file
+        self._summary = summary
+        self._quiet = quiet
+        self.put = 0
+        self.finished = False
+        self.failure: Exception | None = None
+
+    def run(self, path: "ProbePath") -> None:
+        """Put every host; blocks where the workers are behind."""
+        from spyder.intake.lines import InputError
+        from spyder.model.records import Task
+        from spyder.runtime.bounded_queue import Closed
+        from spyder.runtime.seen_table import SeenTable
+
+        seen = SeenTable(1 << 22, ttl_s=float("inf"))
+        try:
+            for host in self._all_hosts():
+                if seen.contains(host, 0.0):
+                    self._summary.duplicates += 1
+                    continue
+                seen.add((host,), 0.0)
+                path.tasks.put(Task(host))
+                self.put += 1
+            self.finished = True
+        except Closed:
+            pass
+        except (InputError, OSError) as error:
+            self.failure = error
+
+    def total(self) -> int | None:
+        """Return about how many hosts there are; None where that cannot be told beforehand."""
+        if self._file is None:
+            return len(self._hosts)
+        try:
+            if not self._file.seekable():
+                return None
+            with Path(self._file.name).open("rb") as again:
+                lines = sum(block.count(b"\n") for block in iter(lambda: again.read(1 << 20), b""))
+        except (OSError, ValueError, AttributeError, TypeError):
+            return None
+        return lines + len(self._hosts)
+
+    def _all_hosts(self) -> Iterable[str]:
+        from spyder.intake.lines import read_entries
+
+        yield from self._hosts
+        if self._file is None:
+            return
+        for entry in read_entries(self._file):
+            if entry.host is not None:
+                yield entry.host
+                continue
+            self._summary.rejected += 1
+            if self._quiet or self._summary.rejected > _MAX_REJECTIONS_SHOWN:
+                continue
+            click.echo(f"line {entry.line}: {entry.reason}: {entry.text}", err=True)
+            if self._summary.rejected == _MAX_REJECTIONS_SHOWN:
+                click.echo("further rejected lines are only counted", err=True)
+
+
+class _Faults:
+    """Faults of our own: the first ones are shown whole."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def note(self, fault: object) -> None:
+        """Show a fault (`spyder.daemon.workers.WorkerFault`)."""
+        self._count += 1
+        if self._count <= _MAX_FAULTS_SHOWN:
+            click.echo(f"fault of our own: {fault}", err=True)
+
+
+@contextlib.contextmanager
+def _progress(summary: "RunSummary", feed: _Feed, *, quiet: bool) -> Iterator[None]:
+    """Show rate and time left on standard error while it is a terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("probing"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True, auto_refresh=False) as progress:
+        shown = progress.add_task("", total=feed.total(), rate="")
+        done = threading.Event()
+        refresher = threading.Thread(
+            target=_refresh, args=(progress, shown, summary, done), name="progress", daemon=True
+        )
+        refresher.start()
+        try:
+            yield
+        finally:
+            done.set()
+            refresher.join()
+
+
+def _refresh(progress: "Progress", shown: "TaskID", summary: "RunSummary", done: threading.Event) -> None:
+    while not done.wait(_REFRESH_S):
+        left_out = summary.rejected + summary.duplicates
+        progress.update(shown, completed=summary.hosts + left_out, rate=f"{summary.rate():.0f} a second")
+        progress.refresh()
