@@ -164,6 +164,9 @@ def parse_name_server(text: str) -> NameServer:
 
 def system_name_servers() -> tuple[NameServer, ...]:
     """Return the servers of /etc/resolv.conf, or the one on this machine where it names none."""
+    import dns.exception
+    import dns.resolver  # 0.25 s of CPU, and only needed where the settings name no server
+
     try:
         configured = dns.resolver.Resolver().nameservers
     except dns.exception.DNSException:
