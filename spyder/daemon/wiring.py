@@ -149,7 +149,7 @@ def _build_prober(
             port_http=http.port_http,
             max_redirects=http.max_redirects,
             body_max_bytes=crawling.body_max_bytes,
-            robots_max_bytes=settings.robots.max_bytes,
+            robots_max_bytes=settings.robots.max_bytes + 1,
         ),
         dns_budget_s=settings.dns.timeout * (1 + settings.dns.retries),
         host_budget_s=crawling.host_budget,

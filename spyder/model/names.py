@@ -198,7 +198,11 @@ def _a_label(label: str) -> str:
     for position, char in enumerate(label):
         if char in "\u200c\u200d" and not idna.valid_contextj(label, position):
             raise BadName("bad_idna")
-    return "xn--" + label.encode("punycode").decode("ascii")
+    return _punycode(label)
+
+
+def _punycode(label: str) -> str:
+    return label if label.isascii() else "xn--" + label.encode("punycode").decode("ascii")
 
 
 def _a_labels_or_none(host: str) -> str | None:
@@ -242,8 +246,8 @@ def _add_rule(flags: dict[str, int], rule: str) -> None:
         rule, kind = rule[1:], _EXCEPTION
     elif rule.startswith("*."):
         rule, kind = rule[2:], _WILDCARD
-    if not rule.isascii():
-        rule = ".".join(map(_a_label, rule.split(".")))
+    if not rule.isascii():  # the list is in the normal form of UTS 46 already
+        rule = ".".join(map(_punycode, rule.split(".")))
     flags[rule] = flags.get(rule, 0) | kind
     while "." in rule:
         rule = rule.partition(".")[2]

@@ -7,21 +7,28 @@ from spyder.model.outcomes import Status
 
 @dataclass(frozen=True, slots=True)
 class RobotsFile:
-    """What a fetch of robots.txt brought."""
+    """What came of asking for robots.txt, redirects followed.
+
+    `status` is the last HTTP status, None where no whole answer came (no connection, no TLS, timeout, a body cut
+    short). `body` holds the decoded body and may be cut at a cap: one byte more than the judge will read, so that
+    the cut is seen and the line it goes through is dropped.
+    """
 
     status: int | None
-    """The HTTP status after redirects; None where no answer could be had."""
     body: bytes = b""
     content_type: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class RobotsDecision:
-    """Whether a path may be fetched, and why."""
+    """Whether we may ask for one path of one host, and why.
+
+    `status` is `ok`, `robots_denied` (a rule says no) or `robots_unreachable` (no rules could be had; `allowed` then
+    follows the settings). `line` is the rule that decided, or what went wrong, for people. `crawl_delay_s` as the site
+    asks, in seconds and unbounded.
+    """
 
     allowed: bool
     status: Status
-    """`ok`, `robots_denied` or `robots_unreachable`."""
-    line: str | None = None
-    """The line of the file that decided, for people; None where no rule matched."""
-    crawl_delay_s: float | None = None
+    line: str | None
+    crawl_delay_s: float | None

@@ -23,7 +23,7 @@ _MAX_ADDRESSES_TRIED: Final = 4
 class RobotsDeciding(Protocol):
     """What judges; see `spyder.policy.robots.RobotsPolicy.decide`."""
 
-    def __call__(self, key: str, path: str, fetch: Callable[[], RobotsFile], *, timeout_s: float) -> RobotsDecision:
+    def __call__(self, host: str, path: str, fetch: Callable[[], RobotsFile], *, timeout_s: float) -> RobotsDecision:
         """Return whether a path of an authority may be fetched; calls `fetch` unless the answer is known."""
         ...
 
@@ -49,7 +49,8 @@ class WebLimits:
     port_http: int = 80
     max_redirects: int = 5
     body_max_bytes: int = 512 * 1024
-    robots_max_bytes: int = 500 * 1024
+    robots_max_bytes: int = 500 * 1024 + 1
+    """One byte beyond what is judged, so that a longer file is seen to be longer."""
 
 
 class Refused(Exception):
@@ -246,6 +247,8 @@ class WebClient:
                 raise Refused(Status.REDIRECTED, f"robots.txt redirects to {hop.url}, port {hop.port}")
             site = self._sites.get(hop.host) or self._admit(hop.host)
             target = hop
+        if response.truncated and len(response.body) < self._limits.robots_max_bytes:
+            return RobotsFile(None)  # not cut by us: what is missing may be what forbids
         return RobotsFile(response.status, response.body, response.content_type or None)
 
     def _port(self, scheme: str) -> int:

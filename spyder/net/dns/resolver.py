@@ -9,9 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-import dns.exception
-import dns.resolver
-
 from spyder.model.outcomes import Status
 from spyder.net.dns import wire
 from spyder.net.dns.exchange import NameServer
