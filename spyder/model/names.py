@@ -91,7 +91,7 @@ def normalise_dns_name(text: str) -> str:
 def registrable_domain(host: str) -> str | None:
     """Return the public suffix of `host` and a label more; None for a public suffix, an address, no name.
 
-    By the Public Suffix List that tldextract carries, with its private section, never fetched
+    By the Public Suffix List that publicsuffixlist carries, with its private section, never fetched
     (https://publicsuffix.org/list/: the longest rule wins, an exception beats all, `*` stands for one label).
     `host` is best a name as `normalise_host` or `normalise_dns_name` gives it; any other spelling is brought
     to A-labels first.
@@ -226,15 +226,14 @@ _DEEPER: Final = _WILDCARD | _ANCESTOR
 def _suffix_rules() -> dict[str, int]:
     """Return the flags of each name that the Public Suffix List mentions.
 
-    The list is read from tldextract's snapshot without importing tldextract: that would cost a tenth of a
-    second for an HTTP client which must never be used, and its matcher is wrong where two wildcard rules
-    overlap.
+    The list is read from the copy that the package publicsuffixlist carries, of a few weeks' age at most; its code
+    is not imported.
     """
-    spec = importlib.util.find_spec("tldextract")
+    spec = importlib.util.find_spec("publicsuffixlist")
     if spec is None or spec.origin is None:
-        raise ModuleNotFoundError("tldextract, which carries the Public Suffix List")
+        raise ModuleNotFoundError("publicsuffixlist, which carries the Public Suffix List")
     flags: dict[str, int] = {}
-    for line in Path(spec.origin).with_name(".tld_set_snapshot").read_text("utf-8").splitlines():
+    for line in Path(spec.origin).with_name("public_suffix_list.dat").read_text("utf-8").splitlines():
         if line and not line.startswith("//"):
             _add_rule(flags, line.split()[0])
     return flags

@@ -1,0 +1,1 @@
+"""Tests of `spyder.intake`: what is read from files and queues."""

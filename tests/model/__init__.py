@@ -1,0 +1,1 @@
+"""Tests of `spyder.model`: names, records, outcomes."""
