@@ -206,7 +206,7 @@ class _Feed:
         from spyder.runtime.bounded_queue import Closed
         from spyder.runtime.seen_table import SeenTable
 
-        seen = SeenTable(1 << 22, ttl_s=float("inf"))
+        seen = SeenTable(1 << 20, ttl_s=float("inf"))
         try:
             for host in self._all_hosts():
                 if seen.contains(host, 0.0):

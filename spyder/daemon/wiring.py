@@ -6,9 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from spyder.daemon.workers import WorkerFault, WorkerPool
+from spyder.model.names import load_suffix_rules
 from spyder.model.records import Batch, Report, Task
 from spyder.net.dns.exchange import Exchange, NameServer
 from spyder.net.dns.resolver import Resolver, system_name_servers
+from spyder.net.html import load_grammar
 from spyder.net.http import Dialer, Limits
 from spyder.net.robots import product_token
 from spyder.outbox.batcher import Batcher, BatchLimits
@@ -42,6 +44,8 @@ class Path:
 
     def start(self) -> None:
         """Start every thread of the path."""
+        load_suffix_rules()
+        load_grammar()
         self.watchdog.start()
         self.exchange.start()
         self.batcher.start()

@@ -214,6 +214,11 @@ def _a_labels_or_none(host: str) -> str | None:
     return None if wrong else name
 
 
+def load_suffix_rules() -> None:
+    """Read the Public Suffix List now. Call it before many threads ask at once: each would read it for itself."""
+    _suffix_rules()
+
+
 # What a name of the suffix list is: a suffix, the parent of a wildcard, an exception, an ancestor of these.
 _SUFFIX: Final = 1
 _WILDCARD: Final = 2

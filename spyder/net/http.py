@@ -21,7 +21,9 @@ import httptools
 from spyder.model.outcomes import Status
 from spyder.runtime.watchdog import Watch, Watchdog
 
-_READ_BYTES: Final = 65536
+_READ_BYTES: Final = (
+    16384  # the most that one TLS record holds (RFC 8446, section 5.1), so the most that one read gives
+)
 _MAX_INTERIM_ANSWERS: Final = 16
 """1xx answers before the real one; nobody needs more than two (RFC 9110, section 15.2)."""
 _MAX_HEADER_FIELDS: Final = 256

@@ -1,7 +1,7 @@
 """A bounded memory of keys that were seen, each for a limited time, in a fixed number of bytes.
 
 A cache of Python objects costs some 400 bytes a key, and a daemon sees a million keys within minutes. Here a key is
-12 bytes in two arrays: 64 bits of its hash and the second at which it was added. The interpreter's string hash is
+12 bytes in two tables: 64 bits of its hash and the second at which it was added. The interpreter's string hash is
 keyed at random for each process (SipHash), so nobody can make keys collide; by chance, a new key is taken for one
 of a million remembered ones with a probability of 5e-14.
 
@@ -10,12 +10,17 @@ added longest ago makes room. Forgetting early means that something is reported 
 Thread-safe.
 """
 
+import struct
 import threading
-from array import array
 from collections.abc import Iterable
 
 _SLOTS_PER_BUCKET = 8
 _HASH_MASK = (1 << 64) - 1
+
+
+def _numbers(code: str, count: int) -> "memoryview[int]":
+    """Return so many zeros, which cost memory only where they are changed: the kernel gives pages when written."""
+    return memoryview(bytearray(count * struct.calcsize(code))).cast(code)  # type: ignore[call-overload,no-any-return]
 
 
 class SeenTable:
@@ -25,8 +30,9 @@ class SeenTable:
         slots = max(_SLOTS_PER_BUCKET, 1 << (max(max_entries, 1) - 1).bit_length())
         self._bucket_mask = slots - _SLOTS_PER_BUCKET
         self._ttl_s = ttl_s
-        self._hashes = array("Q", bytes(8 * slots))
-        self._added = array("I", bytes(4 * slots))
+        self._slots = slots
+        self._hashes = _numbers("Q", slots)
+        self._added = _numbers("I", slots)
         self._lock = threading.Lock()
         self._entries = 0
 
@@ -40,7 +46,7 @@ class SeenTable:
         """Tell whether a key was added within the last `ttl_s` seconds."""
         hashed, bucket = self._place(key)
         with self._lock:
-            hashes = self._hashes[bucket : bucket + _SLOTS_PER_BUCKET]
+            hashes = self._hashes[bucket : bucket + _SLOTS_PER_BUCKET].tolist()
             if hashed not in hashes:
                 return False
             return now - (self._added[bucket + hashes.index(hashed)] - 1) < self._ttl_s
@@ -48,8 +54,8 @@ class SeenTable:
     def clear(self) -> None:
         """Forget everything."""
         with self._lock:
-            self._hashes = array("Q", bytes(8 * len(self._hashes)))
-            self._added = array("I", bytes(4 * len(self._added)))
+            self._hashes = _numbers("Q", self._slots)
+            self._added = _numbers("I", self._slots)
             self._entries = 0
 
     def __len__(self) -> int:
@@ -59,11 +65,11 @@ class SeenTable:
 
     def _add(self, key: str, moment: int) -> None:
         hashed, bucket = self._place(key)
-        hashes = self._hashes[bucket : bucket + _SLOTS_PER_BUCKET]
+        hashes = self._hashes[bucket : bucket + _SLOTS_PER_BUCKET].tolist()
         if hashed in hashes:
             slot = bucket + hashes.index(hashed)
         else:
-            ages = self._added[bucket : bucket + _SLOTS_PER_BUCKET]
+            ages = self._added[bucket : bucket + _SLOTS_PER_BUCKET].tolist()
             oldest = min(ages)
             slot = bucket + ages.index(oldest)
             self._entries += not oldest
