@@ -27,7 +27,7 @@ SAMPLE_HEAD = """\
 PAGE_HEAD = """\
 # Settings
 
-This page is made from `spyder/settings.py` by `docs/make_settings.py`; `etc/spyder.yaml` holds the same keys
+This page is made from `spyder/settings/` by `docs/make_settings.py`; `etc/spyder.yaml` holds the same keys
 as a file to start from.
 
 `spyderd --config FILE` and `spyderctl probe --config FILE` read a YAML or JSON file. From strongest to weakest:
