@@ -3,7 +3,7 @@
     python bench/run.py [--hosts N] [--threads 256] [--rtt MS ...] [--rounds 3] [--json] [--profile]
 
 Floor and probe take turns in one run, so that whatever else the machine does falls on both. Time and memory are
-those that the kernel counts for the process (wait4); messages are counted on the wire, requests by the server.
+those that the kernel counts for the process (wait4, VmHWM); messages are counted on the wire, requests by the server.
 Exit status: 0 every host was right in every run, 1 not so, 2 the lab cannot be made here.
 """
 
@@ -14,6 +14,7 @@ import collections
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import statistics
@@ -144,15 +145,18 @@ def measure(lab: Lab, program: Program, hosts_file: Path) -> Run:
     started = time.monotonic()
     with errors.open("w") as stderr:
         child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True, cwd=lab.folder)
+    memory = PeakMemory(child.pid)
     watchdog = threading.Timer(RUN_BUDGET_S + hosts * HOST_BUDGET_S, child.kill)
     watchdog.start()
     try:
         assert child.stdout is not None
         output = child.stdout.read()
+        memory.stop()
         _, status, usage = os.wait4(child.pid, 0)
         child.returncode = os.waitstatus_to_exitcode(status)
     finally:
         watchdog.cancel()
+        memory.stop()
         if child.returncode is None:
             child.kill()
             child.wait()
@@ -167,7 +171,7 @@ def measure(lab: Lab, program: Program, hosts_file: Path) -> Run:
         hosts=hosts,
         wall_s=wall_s,
         cpu_s=cpu_s,
-        max_rss_mb=usage.ru_maxrss / 1024,
+        max_rss_mb=memory.peak_mb,
         voluntary_switches=usage.ru_nvcsw,
         involuntary_switches=usage.ru_nivcsw,
         wire=lab.wire().since(wire),
@@ -175,6 +179,31 @@ def measure(lab: Lab, program: Program, hosts_file: Path) -> Run:
         others_cores=max(0.0, others_s / wall_s),
         wrong=wrong,
     )
+
+
+class PeakMemory:
+    """The peak of a process's resident memory, read while it runs.
+
+    Not `ru_maxrss`: the kernel counts in it what this program held when it forked.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self.peak_mb = 0.0
+        self._status = Path(f"/proc/{pid}/status")
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End; may be called twice."""
+        self._ended.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(0.05):
+            peak = re.search(r"^VmHWM:\s+(\d+) kB", self._status.read_text(), re.MULTILINE)
+            if peak is not None:  # None once it has ended and waits to be reaped
+                self.peak_mb = int(peak[1]) / 1024
 
 
 def machine_busy_s() -> float:

@@ -46,4 +46,4 @@ def get(key: str, config_path: Path | None, overrides: tuple[str, ...]) -> None:
         if not isinstance(value, dict) or name not in value:
             raise click.BadParameter(f"no such setting: {key}", param_hint="KEY")
         value = value[name]
-    click.echo(json.dumps(value) if isinstance(value, (dict, list)) else value)
+    click.echo(value if isinstance(value, str) else json.dumps(value))

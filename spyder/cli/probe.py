@@ -4,13 +4,18 @@ The one command of spyderctl that imports the daemon's wiring: it is the path it
 """
 
 import contextlib
+import io
+import math
 import os
+import select
 import signal
+import stat
 import sys
 import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 import click
 
@@ -26,6 +31,10 @@ if TYPE_CHECKING:
     from spyder.settings import Settings
 
 _REFRESH_S = 0.5
+_HURRY_BUDGET_S = 10.0
+"""From the second Ctrl-C to the end at most: the name servers' time (`dns.timeout`), and the last batch's."""
+_PACKED = (b"\x1f\x8b", b"\xfd7", b"\x28\xb5")
+"""How gzip, xz and zstd begin (`spyder.intake.lines`): their lines cannot be counted without unpacking."""
 _MAX_REJECTIONS_SHOWN = 1000
 _MAX_FAULTS_SHOWN = 20
 
@@ -76,8 +85,25 @@ def probe(
         if not hosts and file is None:
             raise click.UsageError("no hosts: give some, or a file with -f FILE (- for standard input)")
         settings = load_settings(config_path, overrides)
-        sink: BinaryIO = cleanup.enter_context(output.open("wb")) if output else sys.stdout.buffer
+        sink = cleanup.enter_context(_sink(output))
         sys.exit(_run(settings, _named(hosts), file, sink, form or settings.output.format, quiet=quiet))
+
+
+def _sink(output: Path | None) -> io.FileIO:
+    """Return where results go, unbuffered: what a buffer keeps when a write fails, fails again when it is closed."""
+    try:
+        return io.FileIO(output, "wb") if output else io.FileIO(sys.stdout.fileno(), "wb", closefd=False)
+    except (OSError, AttributeError) as error:  # AttributeError: standard output is closed, and None
+        raise click.BadParameter(f"cannot be written: {error}", param_hint="-o") from None
+
+
+def _write(sink: io.FileIO, results: bytes) -> None:
+    left = memoryview(results)
+    while left:
+        written = sink.write(left)
+        if written is None:  # somebody has made the pipe non-blocking
+            select.select([], [sink], [])
+        left = left[written or 0 :]
 
 
 def _named(hosts: Sequence[str]) -> list[str]:
@@ -110,51 +136,63 @@ def _lab(sites: int, config_path: Path | None) -> Iterator[tuple[Path, Path]]:
 
 
 def _run(
-    settings: "Settings", hosts: Sequence[str], file: BinaryIO | None, sink: BinaryIO, form: str, *, quiet: bool
+    settings: "Settings", hosts: Sequence[str], file: BinaryIO | None, sink: io.FileIO, form: str, *, quiet: bool
 ) -> ExitStatus:
     from spyder.cli.run_summary import RunSummary
     from spyder.daemon.wiring import build_path
     from spyder.outbox.formats import CSV_HEADER, FORMATS
 
-    write = FORMATS[form]
+    encode = FORMATS[form]
     summary = RunSummary()
     faults = _Faults()
 
     def store(batch: "Batch") -> None:
-        sink.write(write(batch))
-        sink.flush()
+        _write(sink, encode(batch))
 
     try:
         path = build_path(settings, store=store, observe=summary.note, on_fault=faults.note)
     except OSError as error:
         click.echo(f"cannot start: {error}", err=True)
         return ExitStatus.BAD_SETTINGS
-    stop = _Stop(path)
+    stop = _Stop(path, settings.crawling.host_budget + settings.shutdown.drain_timeout)
     feed = _Feed(hosts, file, summary, quiet=quiet)
-    if form == "csv":
-        sink.write(CSV_HEADER)
-    path.start()
-    with stop.on_signals(), _progress(summary, feed, quiet=quiet):
-        # the feeder has a thread of its own, so that a signal finds this one waiting where it can be handled
-        feeder = threading.Thread(target=feed.run, args=(path,), name="feeder", daemon=True)
-        feeder.start()
-        while feeder.is_alive():
-            feeder.join(_REFRESH_S)
-            if stop.asked:
-                break
-        undone = path.drain(settings.crawling.host_budget + settings.shutdown.drain_timeout)
+    try:
+        if form == "csv":
+            _write(sink, CSV_HEADER)
+        # signals first: threads that have been started must be stopped
+        with stop.on_signals(), _progress(summary, feed, quiet=quiet):
+            path.start()
+            undone = _finish(path, feed, stop)
+    except (OSError, RuntimeError) as error:  # RuntimeError: no more threads
+        click.echo(f"cannot start: {error}", err=True)
+        return ExitStatus.WORK_REMAINS
     if not quiet:
         click.echo(summary.text(), err=True)
     return _verdict(path, feed, summary, undone=undone, stopped=stop.asked)
 
 
+def _finish(path: "ProbePath", feed: "_Feed", stop: "_Stop") -> int:
+    """Feed the path and wait for its end; return the number of workers and reports left undone."""
+    # the feeder has a thread of its own, so that a signal finds this one waiting where it can be handled
+    feeder = threading.Thread(target=feed.run, args=(path,), name="feeder", daemon=True)
+    feeder.start()
+    while feeder.is_alive() and not stop.asked and path.failure is None:
+        feeder.join(_REFRESH_S)
+    # no limit but that of a stop: every host has its own, and who reads the results may take their time
+    while path.drain(_REFRESH_S) and time.monotonic() < stop.deadline:
+        if path.failure is not None:  # nothing that is learned now can be kept
+            stop.hurry()
+            path.workers.join(_HURRY_BUDGET_S)
+            break
+    return path.stop()
+
+
 def _verdict(path: "ProbePath", feed: "_Feed", summary: "RunSummary", *, undone: int, stopped: bool) -> ExitStatus:
-    failure = path.batcher.failure
-    if isinstance(failure, BrokenPipeError):
-        # who reads has what they wanted; keep the interpreter from failing on the same pipe as it exits
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    elif failure is not None:
+    failure = path.failure
+    if failure is not None and not isinstance(path.batcher.failure, BrokenPipeError):  # they have what they wanted
         click.echo(f"results could not be written: {failure}", err=True)
+    elif undone:
+        click.echo(f"{undone} hosts or results were left undone when the time was over", err=True)
     if feed.failure is not None:
         click.echo(f"the list could not be read to its end: {feed.failure}", err=True)
     remaining = feed.put - summary.hosts
@@ -167,9 +205,12 @@ def _verdict(path: "ProbePath", feed: "_Feed", summary: "RunSummary", *, undone:
 class _Stop:
     """Ctrl-C and SIGTERM: the first gives back what was not begun, the second cuts off what was."""
 
-    def __init__(self, path: "ProbePath") -> None:
+    def __init__(self, path: "ProbePath", budget_s: float) -> None:
         self._path = path
+        self._budget_s = budget_s
         self.asked = False
+        self.deadline = math.inf
+        """When the program ends, whatever is still to be done."""
 
     @contextlib.contextmanager
     def on_signals(self) -> Iterator[None]:
@@ -180,11 +221,19 @@ class _Stop:
             for each, handler in previous.items():
                 signal.signal(each, handler)
 
+    def hurry(self) -> None:
+        """Cut off what is in flight; returns at once."""
+        self.deadline = min(self.deadline, time.monotonic() + _HURRY_BUDGET_S)
+        threading.Thread(target=self._path.hurry, name="stop", daemon=True).start()
+
     def _handle(self, _signal: int, _frame: object) -> None:
         # a handler runs between two steps of the main thread, which may hold any lock: only another thread may act
-        act = self._path.hurry if self.asked else self._path.abandon
+        if self.asked:
+            self.hurry()
+            return
         self.asked = True
-        threading.Thread(target=act, name="stop", daemon=True).start()
+        self.deadline = time.monotonic() + self._budget_s
+        threading.Thread(target=self._path.abandon, name="stop", daemon=True).start()
 
 
 class _Feed:
@@ -192,7 +241,8 @@ class _Feed:
 
     def __init__(self, hosts: Sequence[str], file: BinaryIO | None, summary: "RunSummary", *, quiet: bool) -> None:
         self._hosts = hosts
-        self._file = file
+        # unbuffered: the lock of a buffered reader would be held by a read that nothing ends
+        self._file = None if file is None else io.FileIO(file.fileno(), "rb", closefd=False)
         self._summary = summary
         self._quiet = quiet
         self.put = 0
@@ -213,8 +263,8 @@ class _Feed:
                     self._summary.duplicates += 1
                     continue
                 seen.add((host,), 0.0)
-                path.tasks.put(Task(host))
                 self.put += 1
+                path.tasks.put(Task(host))
             self.finished = True
         except Closed:
             pass
@@ -223,16 +273,17 @@ class _Feed:
 
     def total(self) -> int | None:
         """Return about how many hosts there are; None where that cannot be told beforehand."""
+        if self.finished:
+            return self.put + self._summary.left_out
         if self._file is None:
             return len(self._hosts)
-        try:
-            if not self._file.seekable():
-                return None
-            with Path(self._file.name).open("rb") as again:
-                lines = sum(block.count(b"\n") for block in iter(lambda: again.read(1 << 20), b""))
-        except (OSError, ValueError, AttributeError, TypeError):
+        number = self._file.fileno()
+        if not stat.S_ISREG(os.fstat(number).st_mode) or os.pread(number, 2, 0) in _PACKED:
             return None
-        return lines + len(self._hosts)
+        ends, at, block = 0, self._file.tell(), b"\n"
+        while chunk := os.pread(number, 1 << 20, at):
+            ends, at, block = ends + chunk.count(b"\n"), at + len(chunk), chunk
+        return len(self._hosts) + ends + (not block.endswith(b"\n"))
 
     def _all_hosts(self) -> Iterable[str]:
         from spyder.intake.lines import read_entries
@@ -240,16 +291,22 @@ class _Feed:
         yield from self._hosts
         if self._file is None:
             return
-        for entry in read_entries(self._file):
+        for entry in read_entries(cast("BinaryIO", self._file)):
             if entry.host is not None:
                 yield entry.host
                 continue
             self._summary.rejected += 1
             if self._quiet or self._summary.rejected > _MAX_REJECTIONS_SHOWN:
                 continue
-            click.echo(f"line {entry.line}: {entry.reason}: {entry.text}", err=True)
+            _complain(f"line {entry.line}: {entry.reason}: {entry.text}")
             if self._summary.rejected == _MAX_REJECTIONS_SHOWN:
-                click.echo("further rejected lines are only counted", err=True)
+                _complain("further rejected lines are only counted")
+
+
+def _complain(text: str) -> None:
+    """Say it on standard error; that nobody listens there any more ends nothing."""
+    with contextlib.suppress(OSError):
+        click.echo(text, err=True)
 
 
 class _Faults:
@@ -262,7 +319,7 @@ class _Faults:
         """Show a fault (`spyder.daemon.workers.WorkerFault`)."""
         self._count += 1
         if self._count <= _MAX_FAULTS_SHOWN:
-            click.echo(f"fault of our own: {fault}", err=True)
+            _complain(f"fault of our own: {fault}")
 
 
 @contextlib.contextmanager
@@ -285,7 +342,7 @@ def _progress(summary: "RunSummary", feed: _Feed, *, quiet: bool) -> Iterator[No
         shown = progress.add_task("", total=feed.total(), rate="")
         done = threading.Event()
         refresher = threading.Thread(
-            target=_refresh, args=(progress, shown, summary, done), name="progress", daemon=True
+            target=_refresh, args=(progress, shown, summary, feed, done), name="progress", daemon=True
         )
         refresher.start()
         try:
@@ -295,8 +352,13 @@ def _progress(summary: "RunSummary", feed: _Feed, *, quiet: bool) -> Iterator[No
             refresher.join()
 
 
-def _refresh(progress: "Progress", shown: "TaskID", summary: "RunSummary", done: threading.Event) -> None:
+def _refresh(progress: "Progress", shown: "TaskID", summary: "RunSummary", feed: _Feed, done: threading.Event) -> None:
     while not done.wait(_REFRESH_S):
-        left_out = summary.rejected + summary.duplicates
-        progress.update(shown, completed=summary.hosts + left_out, rate=f"{summary.rate():.0f} a second")
+        # the count of lines is a guess: there are comments, and lines of several hosts
+        progress.update(
+            shown,
+            total=feed.total() if feed.finished else None,
+            completed=summary.hosts + summary.left_out,
+            rate=f"{summary.rate():.0f} a second",
+        )
         progress.refresh()

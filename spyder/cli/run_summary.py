@@ -37,6 +37,11 @@ class RunSummary:
         """Hosts that have an outcome."""
         return self._hosts
 
+    @property
+    def left_out(self) -> int:
+        """Lines that made no task."""
+        return self.rejected + self.duplicates
+
     def rate(self) -> float:
         """Return hosts per second since the start."""
         return self._hosts / max(self._clock() - self._started, 1e-9)
@@ -46,7 +51,7 @@ class RunSummary:
         with self._lock:
             elapsed_s = max(self._clock() - self._started, 1e-9)
             lines = [f"{self._hosts:,} hosts in {elapsed_s:.1f} s, {self._hosts / elapsed_s:.1f} a second"]
-            if self.rejected or self.duplicates:
+            if self.left_out:
                 lines.append(f"lines left out: {self.rejected:,} rejected, {self.duplicates:,} duplicates")
             for stage, counter in self._outcomes.items():
                 lines.append(f"{stage + ':':8}" + _listed(counter))

@@ -1,5 +1,6 @@
 """The composition root: settings in, objects out. The only place where neighbours of one floor meet."""
 
+import resource
 import secrets
 import time
 from collections.abc import Callable, Sequence
@@ -24,11 +25,13 @@ from spyder.probe.prober import Identity, Prober
 from spyder.probe.web import Rules, WebLimits
 from spyder.runtime.bounded_queue import BoundedQueue
 from spyder.runtime.randomness import Randomness
-from spyder.runtime.watchdog import Watchdog
+from spyder.runtime.watchdog import TICK_S, Watchdog
 from spyder.settings import Settings
 
 _TASKS_PER_WORKER = 2
 """Tasks that wait for each worker: enough that none idles, few enough that a stop has little to give back."""
+_LAST_BATCH_BUDGET_S = 5.0
+"""For the batch that is open when all stops: it is written to a disk or a pipe, not sent anywhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +44,15 @@ class Path:
     batcher: Batcher
     exchange: Exchange
     watchdog: Watchdog
+    pacer: Pacer
 
     def start(self) -> None:
-        """Start every thread of the path."""
+        """Start every thread of the path.
+
+        Raises:
+            RuntimeError: the system has no more threads.
+        """
+        _raise_file_limit()
         load_suffix_rules()
         load_grammar()
         self.watchdog.start()
@@ -52,32 +61,47 @@ class Path:
         self.workers.start()
 
     def drain(self, budget_s: float | None = None) -> int:
-        """Let the tasks that were put be done, hand on what there is, and stop every thread.
+        """Let the tasks that were put be done, and hand on what there is.
 
-        Returns the number of workers and reports that were left undone when the budget was over.
+        Returns the number of workers, and then of reports, that are still to be done when the budget is over; may be
+        called again, to wait on.
         """
         deadline = None if budget_s is None else time.monotonic() + budget_s
-
-        def left_s() -> float | None:
-            return None if deadline is None else max(deadline - time.monotonic(), 0.0)
-
         self.tasks.close()
-        undone = self.workers.join(left_s())
+        if working := self.workers.join(budget_s):
+            return working
         self.batcher.stop()
-        undone += self.batcher.join(left_s())
+        return self.batcher.join(None if deadline is None else max(deadline - time.monotonic(), 0.0))
+
+    def stop(self) -> int:
+        """End every thread, whatever is still to be done; return the number of workers and reports left undone."""
+        self.tasks.close(discard=True)
+        self.pacer.stop()
+        self.batcher.stop()
+        undone = self.workers.join(0.0) + self.batcher.join(_LAST_BATCH_BUDGET_S)
         self.exchange.stop()
         self.watchdog.stop()
         self.exchange.join(1.0)
         self.watchdog.join(1.0)
         return undone
 
+    @property
+    def failure(self) -> BaseException | None:
+        """Why nothing more can be handed on, if so."""
+        return self.batcher.failure or self.workers.failure
+
     def abandon(self) -> list[Task]:
         """Take no more tasks; return those that were not begun."""
         return self.tasks.close(discard=True)
 
     def hurry(self) -> None:
-        """Cut off every connection, so that what is in flight ends now."""
-        self.watchdog.cut_all()
+        """Cut off every connection, also those that are made meanwhile, until no worker is left.
+
+        Blocks, for as long as the name servers may take.
+        """
+        self.pacer.stop()
+        while self.workers.join(TICK_S):
+            self.watchdog.cut_all()
 
 
 def build_path(
@@ -110,18 +134,24 @@ def build_path(
         on_promised=on_promised,
         new_batch_id=lambda: new_batch_id(time.time()),
     )
-    prober = _build_prober(settings, identity, exchange, watchdog, randomness)
+    pacer = Pacer(rate_per_host=settings.crawling.rate_per_host, burst=settings.crawling.rate_burst)
+    prober = _build_prober(settings, identity, exchange, watchdog, randomness, pacer)
 
     def put(report: Report) -> None:
         observe(report)
         batcher.put(report)
 
     workers = WorkerPool(settings.crawling.concurrency, tasks=tasks, probe=prober.probe, put=put, on_fault=on_fault)
-    return Path(identity, tasks, workers, batcher, exchange, watchdog)
+    return Path(identity, tasks, workers, batcher, exchange, watchdog, pacer)
 
 
 def _build_prober(
-    settings: Settings, identity: Identity, exchange: Exchange, watchdog: Watchdog, randomness: Randomness
+    settings: Settings,
+    identity: Identity,
+    exchange: Exchange,
+    watchdog: Watchdog,
+    randomness: Randomness,
+    pacer: Pacer,
 ) -> Prober:
     crawling, http = settings.crawling, settings.http_client
     resolver = Resolver(
@@ -147,7 +177,7 @@ def _build_prober(
         identity=identity,
         resolve=resolver.resolve,
         dialer=dialer,
-        rules=_build_rules(settings),
+        rules=_build_rules(settings, pacer),
         limits=WebLimits(
             port_https=http.port_https,
             port_http=http.port_http,
@@ -160,7 +190,7 @@ def _build_prober(
     )
 
 
-def _build_rules(settings: Settings) -> Rules:
+def _build_rules(settings: Settings, pacer: Pacer) -> Rules:
     crawling = settings.crawling
     robots = RobotsPolicy(
         product_token=product_token(settings.ua),
@@ -176,7 +206,7 @@ def _build_rules(settings: Settings) -> Rules:
             allow_private=crawling.allow_private_addresses, allow=map(str, crawling.allow_addresses)
         ).may_dial,
         decide_robots=robots.decide,
-        wait_turn=Pacer(rate_per_host=crawling.rate_per_host, burst=crawling.rate_burst).wait,
+        wait_turn=pacer.wait,
     )
 
 
@@ -184,6 +214,12 @@ def name_servers(settings: Settings) -> tuple[NameServer, ...]:
     """Return the name servers of the settings, or the system's."""
     configured = tuple(NameServer(each.address, each.port) for each in settings.dns.nameservers)
     return configured or system_name_servers()
+
+
+def _raise_file_limit() -> None:
+    """Take all the descriptors that we may have: a worker holds several, and shells give 1024."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def new_run_id() -> str:

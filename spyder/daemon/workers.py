@@ -1,15 +1,16 @@
 """The workers: threads that block, each with one host at a time.
 
-A worker that raises costs its host an `internal_error` and itself its place: the next loop takes it. So N tasks in
-are N reports out, always.
+A probe that raises costs its host an `internal_error`, and the worker goes on with the next task. So N tasks in are N
+reports out, always. The threads are daemons: one that is stuck cannot keep the process from ending, as it would in a
+`ThreadPoolExecutor`, whose threads the interpreter waits for.
 """
 
+import contextlib
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
 
@@ -50,12 +51,10 @@ class WorkerPool:
         self._put = put
         self._on_fault = on_fault
         self._wall_clock = wall_clock
-        self._executor = ThreadPoolExecutor(workers, thread_name_prefix="worker")
-        self._lock = threading.Lock()
+        self._ended = threading.Condition()
         self._running = 0
         self._faults = 0
-        self._idle = threading.Condition(self._lock)
-        self._put_failure: BaseException | None = None
+        self._failure: BaseException | None = None
 
     @property
     def faults(self) -> int:
@@ -64,73 +63,70 @@ class WorkerPool:
 
     @property
     def failure(self) -> BaseException | None:
-        """Why reports could not be handed on, if so: the workers have then stopped."""
-        return self._put_failure
+        """Why reports could not be handed on, if so: the workers then stop, and give the tasks up."""
+        return self._failure
 
     def start(self) -> None:
-        """Start every worker."""
+        """Start every worker.
+
+        Raises:
+            RuntimeError: the system has no more threads; those that were started wait for tasks.
+        """
         sys.setswitchinterval(SWITCH_INTERVAL_S)
-        with self._lock:
-            self._running = self._workers
         for _ in range(self._workers):
-            self._launch()
+            with self._ended:
+                self._running += 1
+            try:
+                threading.Thread(target=self._run, name="worker", daemon=True).start()
+            except RuntimeError:
+                self._end()
+                raise
 
     def join(self, budget_s: float | None = None) -> int:
         """Wait until all workers have ended, which they do when the tasks are closed and done.
 
-        Returns the number of workers that are still at it.
+        Returns the number of workers that are still at it. May be called again.
         """
-        with self._idle:
-            self._idle.wait_for(lambda: self._running == 0, budget_s)
-            running = self._running
-        self._executor.shutdown(wait=False)
-        return running
+        with self._ended:
+            self._ended.wait_for(lambda: not self._running, budget_s)
+            return self._running
 
-    def _launch(self) -> None:
-        self._executor.submit(self._work).add_done_callback(self._ended)
+    def _run(self) -> None:
+        """Probe until the tasks are over, or the reports lead nowhere."""
+        try:
+            with contextlib.suppress(Closed):
+                while self._failure is None:
+                    task = self._tasks.take()
+                    self._put_report(self._report(task))
+        finally:
+            self._end()
 
-    def _work(self) -> None:
-        """Probe until the tasks are over."""
-        while True:
-            try:
-                task = self._tasks.take()
-            except Closed:
-                return
-            try:
-                report = self._probe(task)
-            except BaseException as error:
-                self._put_report(self._faulted(task, error))
-                raise
-            self._put_report(report)
+    def _report(self, task: Task) -> Report:
+        try:
+            return self._probe(task)
+        except BaseException as error:  # noqa: BLE001 - every task has an outcome, whatever a probe raises
+            return self._faulted(task, error)
 
     def _put_report(self, report: Report) -> None:
         try:
             self._put(report)
-        except BaseException as error:
-            self._put_failure = error
+        except BaseException as error:  # noqa: BLE001 - kept in `failure`; whatever it is, the report is lost
+            self._failure = self._failure or error
             self._tasks.close(discard=True)
-            raise
 
     def _faulted(self, task: Task, error: BaseException) -> Report:
         fault = WorkerFault(task.host, f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error)))
-        with self._lock:
+        with self._ended:
             self._faults += 1
-        self._on_fault(fault)
+        with contextlib.suppress(Exception):  # a log that cannot be written costs no outcome
+            self._on_fault(fault)
         ended = Status.INTERNAL_ERROR
         return Report(
             task,
             Outcome(task.host, rfc3339(self._wall_clock()), ended, ended, ended, ended, detail=fault.error),
         )
 
-    def _ended(self, loop: Future[None]) -> None:
-        """Replace a worker that raised; note one that is done."""
-        if not loop.cancelled() and loop.exception() is not None and self._put_failure is None:
-            try:
-                self._launch()
-            except RuntimeError:  # the executor is shutting down
-                pass
-            else:
-                return
-        with self._idle:
+    def _end(self) -> None:
+        with self._ended:
             self._running -= 1
-            self._idle.notify_all()
+            self._ended.notify_all()

@@ -1,1 +1,1 @@
-"""One protocol a file: resolver, HTTP transport, certificate facts, robots grammar, HTML links. Files never import each other."""
+"""One protocol a file or folder, which never import each other: DNS, HTTP, certificates, robots.txt, HTML links."""

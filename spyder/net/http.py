@@ -29,6 +29,14 @@ _MAX_INTERIM_ANSWERS: Final = 16
 _MAX_HEADER_FIELDS: Final = 256
 _FRAMING_FACTOR: Final = 2
 """Bytes on the wire may be so many times the body's cap before we stop: chunks of one byte cost six each."""
+_LENIENCIES: Final = {
+    "lenient_headers": True,  # folded fields, a blank before the colon, control characters in values
+    "lenient_chunked_length": True,  # Content-Length beside Transfer-Encoding, which wins (RFC 9112, section 6.3)
+    "lenient_optional_cr_before_lf": True,  # bare LF (RFC 9112, section 2.2)
+    "lenient_spaces_after_chunk_size": True,
+}
+"""What real servers send and browsers take. Dangerous only to those who pass messages on: here the peer could but
+deceive us about its own answers."""
 
 
 class TransportError(Exception):
@@ -45,6 +53,16 @@ class VerificationError(TransportError):
 
     def __init__(self, detail: str) -> None:
         super().__init__(Status.TLS_FAILED, detail)
+
+
+class StaleConnection(TransportError):
+    """A connection that was used before was closed before a byte of this answer came.
+
+    The peer tired of it while it was idle; the request may be sent once more on a new one (RFC 9112, section 9.3.1).
+    """
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(Status.BAD_RESPONSE, detail)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,32 +131,38 @@ class Dialer:
             TransportError: with status connect_failed, tls_failed, timeout or budget_spent.
         """
         family = socket.AF_INET6 if ":" in endpoint.address else socket.AF_INET
-        stream = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        try:
+            stream = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        except OSError as error:  # no descriptor left, or no IPv6 on this machine
+            raise TransportError(Status.CONNECT_FAILED, f"connect to {endpoint.address}: {_words(error)}") from None
         watch = self._watchdog.watch(stream, min(deadline, self._clock() + self._limits.connect_timeout_s))
         self._watchdog.add(watch)
         try:
-            self._connect(stream, endpoint, watch)
+            self._connect(stream, endpoint, watch, deadline)
             if endpoint.tls:
                 watch.deadline = min(deadline, self._clock() + self._limits.tls_timeout_s)
-                watch.socket = self._shake_hands(stream, host, watch, verify=verify)
+                watch.socket = self._shake_hands(stream, host, watch, deadline, verify=verify)
         except BaseException:
             watch.release()
             watch.socket.close()
             raise
+        watch.deadline = deadline  # while it is idle
         authority = host if endpoint.port == (443 if endpoint.tls else 80) else f"{host}:{endpoint.port}"
         fields = f" HTTP/1.1\r\nHost: {authority}".encode("ascii") + self._fields
         return Connection(watch, fields, self._limits, self._clock)
 
-    def _connect(self, stream: socket.socket, endpoint: Endpoint, watch: Watch) -> None:
+    def _connect(self, stream: socket.socket, endpoint: Endpoint, watch: Watch, deadline: float) -> None:
         try:
             stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             stream.connect((endpoint.address, endpoint.port))
         except OSError as error:
             if watch.expired:
-                raise TransportError(Status.TIMEOUT, f"connect to {endpoint.address}: too slow") from None
+                raise _too_slow(f"connect to {endpoint.address}", self._clock() >= deadline) from None
             raise TransportError(Status.CONNECT_FAILED, f"connect to {endpoint.address}: {_words(error)}") from None
 
-    def _shake_hands(self, stream: socket.socket, host: str, watch: Watch, *, verify: bool) -> ssl.SSLSocket:
+    def _shake_hands(
+        self, stream: socket.socket, host: str, watch: Watch, deadline: float, *, verify: bool
+    ) -> ssl.SSLSocket:
         context = self._verifying if verify else self._lenient
         secured: ssl.SSLSocket | None = None
         try:
@@ -150,7 +174,7 @@ class Dialer:
             raise VerificationError(error.verify_message) from None
         except (OSError, ValueError) as error:
             if watch.expired:
-                raise TransportError(Status.TIMEOUT, "TLS handshake: too slow") from None
+                raise _too_slow("TLS handshake", self._clock() >= deadline) from None
             raise TransportError(Status.TLS_FAILED, f"TLS handshake: {_words(error)}") from None
         return secured
 
@@ -158,13 +182,14 @@ class Dialer:
 class Connection:
     """One open connection. Belongs to one worker."""
 
-    __slots__ = ("_clock", "_fields", "_limits", "_watch", "reusable")
+    __slots__ = ("_clock", "_fields", "_limits", "_used", "_watch", "reusable")
 
     def __init__(self, watch: Watch, fields: bytes, limits: Limits, clock: Callable[[], float]) -> None:
         self._watch = watch
         self._fields = fields
         self._limits = limits
         self._clock = clock
+        self._used = False
         self.reusable = True
         """Whether another request may be sent on it."""
 
@@ -183,7 +208,8 @@ class Connection:
         """Send `GET path` and read the answer, its body up to a cap of decoded bytes.
 
         Raises:
-            TransportError: with status timeout, too_large (header), or bad_response.
+            StaleConnection: it was used before, and the peer has closed it since.
+            TransportError: with status timeout, budget_spent, too_large (header), or bad_response.
         """
         now = self._clock()
         end = min(deadline, now + self._limits.exchange_timeout_s)
@@ -193,11 +219,13 @@ class Connection:
         try:
             self._watch.socket.sendall(b"GET " + path.encode("ascii") + self._fields)
             self._read(reader, end)
-        except ssl.SSLEOFError:
-            reader.end_of_stream()
         except OSError as error:
-            self._explain(reader, error)
+            self._explain(reader, error, deadline)
+        finally:
+            reader.detach()
         self.reusable = reader.complete and reader.keep_alive and not self._watch.expired
+        self._used = True
+        self._watch.deadline = deadline  # while it is idle
         return reader.response
 
     def _read(self, reader: "_ResponseReader", end: float) -> None:
@@ -207,20 +235,23 @@ class Connection:
             if not chunk:
                 if self._watch.expired:
                     raise TimeoutError
+                if not reader.begun:
+                    raise ConnectionError("closed before its header")
                 reader.end_of_stream()
                 return
             reader.feed(chunk)
             if reader.has_header:
                 self._watch.deadline = end
 
-    def _explain(self, reader: "_ResponseReader", error: OSError) -> None:
+    def _explain(self, reader: "_ResponseReader", error: OSError, deadline: float) -> None:
         """Turn a failed read into the typed error, unless there is a part of a body to be had."""
-        if reader.has_header and reader.response.body:
-            reader.response.truncated = True
-        elif self._watch.expired:
-            raise TransportError(Status.TIMEOUT, "answer: too slow") from None
-        else:
-            raise TransportError(Status.BAD_RESPONSE, f"answer: {_words(error)}") from None
+        if reader.cut_short():
+            return
+        if self._watch.expired:
+            raise _too_slow("answer", self._clock() >= deadline) from None
+        if self._used and not reader.begun:
+            raise StaleConnection(f"answer: {_words(error)}") from None
+        raise TransportError(Status.BAD_RESPONSE, f"answer: {_words(error)}") from None
 
 
 class _ResponseReader:
@@ -228,6 +259,7 @@ class _ResponseReader:
 
     def __init__(self, max_header_bytes: int, max_body_bytes: int) -> None:
         self._parser = httptools.HttpResponseParser(self)
+        self._parser.set_dangerous_leniencies(**_LENIENCIES)
         self._header_room_bytes = max_header_bytes
         self._body_room_bytes = max_body_bytes
         self._wire_room_bytes = max_header_bytes + _FRAMING_FACTOR * max_body_bytes
@@ -236,6 +268,8 @@ class _ResponseReader:
         self._decoder: _Decoder | None = None
         self._chunks: list[bytes] = []
         self.response = Response()
+        self.begun = False
+        """A byte has come."""
         self.has_header = False
         self.complete = False
         """The whole answer was read."""
@@ -244,18 +278,17 @@ class _ResponseReader:
         """Nothing more need be read."""
 
     def feed(self, chunk: bytes) -> None:
+        self.begun = True
         self._wire_room_bytes -= len(chunk)
         if not self.has_header:
             self._header_room_bytes -= len(chunk)
         try:
             self._parser.feed_data(chunk)
-        except httptools.HttpParserUpgrade:
-            raise TransportError(Status.BAD_RESPONSE, "answer: switches protocols unasked") from None
         except httptools.HttpParserCallbackError as error:
             raise error.__context__ or error from None
-        except httptools.HttpParserError as error:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             if not self.complete:  # else it is junk after the answer, which costs us the connection only
-                raise TransportError(Status.BAD_RESPONSE, f"answer: {error}") from None
+                raise TransportError(Status.BAD_RESPONSE, f"answer: {_grammar(error)}") from None
             self.keep_alive = False
         if not self.has_header and self._header_room_bytes < 0:
             raise TransportError(Status.TOO_LARGE, "answer: header beyond its cap")
@@ -263,6 +296,16 @@ class _ResponseReader:
             self._stop(truncated=True)
         if self.done:
             self._finish()
+
+    def detach(self) -> None:
+        """Let go of the parser, which holds this object in turn: else both stay until the cycle collector comes."""
+        del self._parser
+
+    def cut_short(self) -> bool:
+        """Take what there is of the body as all of it; False where there is nothing."""
+        self._stop(truncated=True)
+        self._finish()
+        return bool(self.response.body)
 
     def end_of_stream(self) -> None:
         """Take the end of the connection as the end of the body where no length was given (RFC 9112, 6.3)."""
@@ -277,12 +320,11 @@ class _ResponseReader:
         if self.complete:
             self.keep_alive = False  # an answer to a question that nobody asked
             return
-        self._interim_answers += 1
-        if self._interim_answers > _MAX_INTERIM_ANSWERS:
-            raise TransportError(Status.BAD_RESPONSE, "answer: endless interim answers")
         self.response.headers.clear()
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if self.complete:
+            return
         self._fields += 1
         if self._fields > _MAX_HEADER_FIELDS:
             raise TransportError(Status.TOO_LARGE, "answer: too many header fields")
@@ -294,6 +336,9 @@ class _ResponseReader:
             return
         status = self._parser.get_status_code()
         if status < 200:
+            self._interim_answers += 1
+            if self._interim_answers > _MAX_INTERIM_ANSWERS:
+                raise TransportError(Status.BAD_RESPONSE, "answer: endless interim answers")
             return
         self.response.status = status
         self.has_header = True
@@ -307,6 +352,8 @@ class _ResponseReader:
         if self.done:
             return
         if self._decoder is not None:
+            if self._decoder.eof:  # zlib would keep what follows, and copy all of it each time
+                return
             try:
                 chunk = self._decoder.decompress(chunk, self._body_room_bytes + 1)
             except zlib.error:
@@ -321,7 +368,9 @@ class _ResponseReader:
     def on_message_complete(self) -> None:
         if self.has_header and not self.complete:
             self.complete = not self.done
-            self.keep_alive = self._parser.should_keep_alive()
+            headers = self.response.headers
+            ambiguous = "content-length" in headers and "transfer-encoding" in headers  # RFC 9112, section 6.3
+            self.keep_alive = self._parser.should_keep_alive() and not ambiguous
             self.done = True
 
     def _stop(self, *, truncated: bool) -> None:
@@ -329,10 +378,16 @@ class _ResponseReader:
         self.response.truncated = truncated
 
     def _finish(self) -> None:
-        self.response.body = b"".join(self._chunks)
+        self.response.body = self.response.body or b"".join(self._chunks)
+        self._chunks.clear()
+        if self._decoder is not None and self.response.body and not self._decoder.eof:
+            self.response.truncated = True
 
 
 class _Decoder(Protocol):
+    @property
+    def eof(self) -> bool: ...
+
     def decompress(self, chunk: bytes, max_length: int, /) -> bytes: ...
 
 
@@ -340,19 +395,22 @@ class _Deflate:
     """`deflate` as it is sent: with a zlib header as RFC 9110 (8.4.1.2) has it, or without, as some servers do."""
 
     def __init__(self) -> None:
-        self._decoder = zlib.decompressobj()
-        self._first = True
+        self._head = b""
+        self._decoder: _Decoder | None = None
+
+    @property
+    def eof(self) -> bool:
+        return self._decoder is not None and self._decoder.eof
 
     def decompress(self, chunk: bytes, max_length: int, /) -> bytes:
-        try:
-            return self._decoder.decompress(chunk, max_length)
-        except zlib.error:
-            if not self._first:
-                raise
-            self._decoder = zlib.decompressobj(wbits=-zlib.MAX_WBITS)
-            return self._decoder.decompress(chunk, max_length)
-        finally:
-            self._first = False
+        if self._decoder is None:
+            chunk = self._head + chunk
+            if len(chunk) < 2:
+                self._head = chunk
+                return b""
+            has_header = chunk[0] & 0x0F == 8 and (chunk[0] << 8 | chunk[1]) % 31 == 0  # RFC 1950, section 2.2
+            self._decoder = zlib.decompressobj(wbits=zlib.MAX_WBITS if has_header else -zlib.MAX_WBITS)
+        return self._decoder.decompress(chunk, max_length)
 
 
 def verifying_context(ca_bundle: str) -> ssl.SSLContext:
@@ -375,6 +433,14 @@ def lenient_context() -> ssl.SSLContext:
     context.set_ciphers("ALL:@SECLEVEL=0")
     context.set_alpn_protocols(["http/1.1"])
     return context
+
+
+def _too_slow(what: str, budget_is_over: bool) -> TransportError:
+    return TransportError(Status.BUDGET_SPENT if budget_is_over else Status.TIMEOUT, f"{what}: too slow")
+
+
+def _grammar(error: Exception) -> str:
+    return "switches protocols unasked" if isinstance(error, httptools.HttpParserUpgrade) else str(error)
 
 
 def _words(error: Exception) -> str:

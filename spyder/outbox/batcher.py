@@ -78,11 +78,13 @@ class Batcher:
         self._open = _Open()
         self._flush_now = False
         self._stopping = False
-        self._failure: Exception | None = None
+        self._ended = False
+        self._handing_on = 0
+        self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="batcher", daemon=True)
 
     @property
-    def failure(self) -> Exception | None:
+    def failure(self) -> BaseException | None:
         """Why the outbox failed, if it did."""
         return self._failure
 
@@ -94,19 +96,17 @@ class Batcher:
         """Add a report; blocks while the open batch is full.
 
         Raises:
-            OutboxFailed: a batch could not be stored.
+            OutboxFailed: a batch could not be stored, or the batcher has ended.
         """
-        domains, domain_keys = self._dedup.claim(report.nodes_domain)
-        ips, ip_keys = self._dedup.claim(report.nodes_ip)
-        certs, cert_keys = self._dedup.claim(report.nodes_cert)
-        edges, edge_keys = self._dedup.claim(report.edges)
-        keys = [*domain_keys, *ip_keys, *cert_keys, *edge_keys]
+        (domains, ips, certs, edges), keys = self._dedup.claim(
+            report.nodes_domain, report.nodes_ip, report.nodes_cert, report.edges
+        )
         with self._room:
-            while self._open.is_full(self._limits) and self._failure is None:
+            while self._open.is_full(self._limits) and not self._ended:
                 self._room.wait()
-            if self._failure is not None:
+            if self._ended:
                 self._dedup.release(keys)
-                raise OutboxFailed(str(self._failure)) from self._failure
+                raise OutboxFailed(str(self._failure or "stopped")) from self._failure
             batch = self._open
             if not batch.outcomes:
                 batch.since = self._clock()
@@ -137,7 +137,7 @@ class Batcher:
         """Wait for the end; return the number of reports that were not stored."""
         self._thread.join(budget_s)
         with self._wake:
-            return len(self._open.outcomes)
+            return self._handing_on + len(self._open.outcomes)
 
     def _run(self) -> None:
         while True:
@@ -146,16 +146,23 @@ class Batcher:
                     self._wake.wait(self._until_due_s())
                 self._flush_now = False
                 if not self._open.outcomes:
-                    return  # due without a report: stopping, and all is handed on
+                    self._ended = True  # due without a report: stopping, and all is handed on
+                    return
                 full, self._open = self._open, _Open()
+                self._handing_on = len(full.outcomes)
                 self._room.notify_all()
             try:
-                self._store(self._sealed(full))
-            except Exception as error:  # noqa: BLE001 - whatever it is, the tasks of this batch are not done
+                self._hand_on(full)
+            except BaseException as error:  # noqa: BLE001 - whatever it is, the tasks of this batch are not done
                 self._fail(full, error)
                 return
-            self._dedup.commit(full.keys)
-            self._on_promised(full.tasks)
+
+    def _hand_on(self, full: _Open) -> None:
+        self._store(self._sealed(full))
+        self._dedup.commit(full.keys)
+        self._on_promised(full.tasks)
+        with self._wake:
+            self._handing_on = 0
 
     def _is_due(self) -> bool:
         if not self._open.outcomes:
@@ -186,11 +193,10 @@ class Batcher:
             outcomes=full.outcomes,
         )
 
-    def _fail(self, lost: _Open, error: Exception) -> None:
-        self._dedup.release(lost.keys)
+    def _fail(self, lost: _Open, error: BaseException) -> None:
+        """Take nothing more; the reports of the lost batch stay counted as not stored."""
         with self._room:
-            self._failure = error
-            lost.outcomes += self._open.outcomes
-            self._dedup.release(self._open.keys)
-            self._open = lost
+            self._failure, self._ended = error, True
+            keys = lost.keys + self._open.keys
             self._room.notify_all()
+        self._dedup.release(keys)

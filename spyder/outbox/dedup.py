@@ -8,7 +8,7 @@ after the batch that holds it was promised; a batch that is lost releases its cl
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol, TypeVar
+from typing import Any, Protocol
 
 from spyder.runtime.seen_table import SeenTable
 
@@ -22,9 +22,6 @@ class Keyed(Protocol):
         ...
 
 
-K = TypeVar("K", bound=Keyed)
-
-
 class Dedup:
     """Deduplication in memory, bounded in entries and in time."""
 
@@ -34,19 +31,21 @@ class Dedup:
         self._lock = threading.Lock()
         self._clock = clock
 
-    def claim(self, things: Iterable[K]) -> tuple[list[K], list[str]]:
-        """Return those of the things that nobody has reported or is about to report, and their keys, now claimed."""
-        candidates = [(thing, thing.dedup_key) for thing in things]
+    def claim(self, *kinds: Iterable[Keyed]) -> tuple[list[list[Any]], list[str]]:
+        """Return those of the things that nobody has reported or is about to report, and their keys, now claimed.
+
+        Things of several kinds are claimed in one call, and come back kind by kind, in the order they had.
+        """
+        by_key = [{thing.dedup_key: thing for thing in things} for things in kinds]
         with self._lock:
-            candidates = [(thing, key) for thing, key in candidates if key not in self._claimed]
-            self._claimed.update(key for _, key in candidates)
+            claimed = [key for things in by_key for key in things if key not in self._claimed]
+            self._claimed.update(claimed)
         # after the claim, since a commit remembers a key before it gives the claim up
-        now = self._clock()
-        known = [key for _, key in candidates if self._committed.contains(key, now)]
+        known = self._committed.known(claimed, self._clock())
         if known:
             self.release(known)
-            candidates = [(thing, key) for thing, key in candidates if key not in known]
-        return [thing for thing, _ in candidates], [key for _, key in candidates]
+        fresh = set(claimed).difference(known)
+        return [[thing for key, thing in things.items() if key in fresh] for things in by_key], list(fresh)
 
     def commit(self, keys: Sequence[str]) -> None:
         """Remember claimed keys as reported."""
@@ -61,4 +60,6 @@ class Dedup:
 
     def __len__(self) -> int:
         """Return the number of keys that are remembered or claimed."""
-        return len(self._committed) + len(self._claimed)
+        with self._lock:
+            claimed = len(self._claimed)
+        return len(self._committed) + claimed

@@ -13,7 +13,7 @@ from typing import Final
 import orjson
 
 from spyder.model.records import Batch
-from spyder.outbox.payload import encode
+from spyder.outbox.payload import decode, encode
 
 CSV_FIELDS: Final = (
     "batch_id",
@@ -34,7 +34,13 @@ def as_json(batch: Batch) -> bytes:
 
 def as_jsonl(batch: Batch) -> bytes:
     """Return the records of a batch, one a line: edges, nodes, outcomes."""
-    return b"".join(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE) for record in _records(batch))
+    lines = bytearray()  # not a join: each result of orjson holds a kilobyte until it is copied
+    try:
+        for record in _records(batch):
+            lines += orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
+    except orjson.JSONEncodeError:  # a text that is none: mended as it is for `json`
+        return as_jsonl(Batch(**decode(encode(batch).payload)))
+    return bytes(lines)
 
 
 def as_csv(batch: Batch) -> bytes:
@@ -54,7 +60,7 @@ def as_csv(batch: Batch) -> bytes:
                 edge.observed_at,
             )
         )
-    return text.getvalue().encode()
+    return text.getvalue().encode(errors="replace")
 
 
 CSV_HEADER: Final = ",".join(CSV_FIELDS).encode() + b"\r\n"

@@ -4,6 +4,7 @@ robots.txt and root page of one visit, on one connection, count as one request; 
 second handshake count on their own.
 """
 
+import threading
 import time
 from collections.abc import Callable
 
@@ -19,18 +20,22 @@ class Pacer:
         rate_per_host: float,
         burst: int,
         clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], object] = time.sleep,
     ) -> None:
         self._buckets = TokenBuckets(rate_per_host, burst)
         self._clock = clock
-        self._sleep = sleep
+        self._stopped = threading.Event()
 
     def wait(self, host: str, deadline: float) -> bool:
-        """Block until it is our turn at the host; False, at once, where the turn comes after the deadline."""
+        """Block until it is our turn at the host; False, at once, where the turn comes after the deadline.
+
+        False as well, at once and for ever, when `stop` was called.
+        """
         now = self._clock()
-        if now + self._buckets.delay(host, now) > deadline:
+        if now >= deadline or self._stopped.is_set():
             return False
-        delay_s = self._buckets.reserve(host, now)
-        if delay_s > 0:
-            self._sleep(delay_s)
-        return True
+        delay_s = self._buckets.reserve(host, now, deadline - now)
+        return delay_s is not None and not (delay_s and self._stopped.wait(delay_s))
+
+    def stop(self) -> None:
+        """Give nobody a turn any more, and wake those that wait; returns at once, may be called twice."""
+        self._stopped.set()

@@ -58,7 +58,7 @@ def collect_dns(host: str, resolve: Resolving, findings: Findings, *, deadline: 
     status = _stage_status(ipv4, ipv6)
     errors = {
         answer.question.rdtype.name: answer.status.value
-        for answer in answers[:5]
+        for answer in (answers[:5] if own_name_servers else reversed(answers))  # the host's own beat its apex's
         if answer.status in _FAILURES and answer.status is not status
     }
     detail = next((answer.detail for answer in (ipv4, ipv6) if answer.detail and answer.status is status), None)

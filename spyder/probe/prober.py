@@ -113,9 +113,14 @@ class Prober:
 
     def _visit_site(self, client: WebClient, site: Site, findings: Findings, stages: "_Stages") -> None:
         asked = self._clock()
-        decision = client.may_fetch(site, "/")
+        try:
+            decision = client.may_fetch(site, "/")
+        except (TransportError, Refused) as error:
+            stages.robots, stages.detail = error.status, error.detail
+            return
+        finally:
+            stages.robots_ms = round((self._clock() - asked) * 1000)
         stages.robots = decision.status
-        stages.robots_ms = round((self._clock() - asked) * 1000)
         if not decision.allowed:
             stages.detail = decision.line or (str(site.fault) if site.fault else None)
             # the handshake that failed for the certificate said nothing about robots.txt, and asks for no resource

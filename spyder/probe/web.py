@@ -4,7 +4,6 @@ Every connection goes to an address that was resolved by us and allowed by polic
 new decision (scope, address, robots, pace).
 """
 
-import contextlib
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -13,11 +12,15 @@ from typing import Final, Protocol
 from spyder.model.names import apex
 from spyder.model.outcomes import Status
 from spyder.model.robots import RobotsDecision, RobotsFile
-from spyder.net.http import Connection, Dialer, Endpoint, Response, TransportError, VerificationError
+from spyder.net.http import Connection, Dialer, Endpoint, Response, StaleConnection, TransportError
 from spyder.probe.page import Target, redirect_target
 
 _MAX_ADDRESSES_TRIED: Final = 4
 """Addresses of a host that are dialled before we give up: two each of two families are common."""
+_ROBOTS_REDIRECTS: Final = 5
+"""RFC 9309, section 2.3.1.2. Not a setting: what is beyond counts as no file, so fewer would allow more."""
+_FINAL: Final = frozenset({Status.TLS_FAILED, Status.BUDGET_SPENT})
+"""No other address is tried after these: the host is there and speaks, and would say the same; or there is no time."""
 
 
 class RobotsDeciding(Protocol):
@@ -120,7 +123,11 @@ class WebClient:
             site.close()
 
     def may_fetch(self, site: Site, path: str, scheme: str = "https") -> RobotsDecision:
-        """Ask robots.txt about a path, fetching it unless it is known."""
+        """Ask robots.txt about a path, fetching it unless it is known.
+
+        Raises:
+            TransportError, Refused: budget_spent, which is about this visit alone, and so is not kept as an answer.
+        """
         return self._rules.decide_robots(
             f"{scheme}://{site.host}",
             path,
@@ -171,13 +178,14 @@ class WebClient:
             TransportError: the fetch failed.
         """
         target = Target("https", site.host, None, "/")
-        for _ in range(self._limits.max_redirects + 1):
+        for left in range(self._limits.max_redirects, -1, -1):
             response = self._get(site, target, self._limits.body_max_bytes)
             hop = redirect_target(response, target.url)
             if hop is None:
                 return response, target.url
-            site = self._follow(site, hop)
-            target = hop
+            if left:
+                site = self._follow(site, hop)
+                target = hop
         raise Refused(Status.HTTP_ERROR, f"more than {self._limits.max_redirects} redirects")
 
     def _follow(self, site: Site, hop: Target) -> Site:
@@ -200,7 +208,10 @@ class WebClient:
 
     def _get(self, site: Site, target: Target, max_body_bytes: int) -> Response:
         if target.scheme == "https":
-            return self.secure(site).get(target.path, max_body_bytes=max_body_bytes, deadline=self._deadline)
+            try:
+                return self.secure(site).get(target.path, max_body_bytes=max_body_bytes, deadline=self._deadline)
+            except StaleConnection:  # it was closed while it was idle: once more, on a new one
+                return self.secure(site).get(target.path, max_body_bytes=max_body_bytes, deadline=self._deadline)
         connection = self._dial(site, tls=False)
         try:
             return connection.get(target.path, max_body_bytes=max_body_bytes, deadline=self._deadline)
@@ -214,34 +225,32 @@ class WebClient:
         port = self._limits.port_https if tls else self._limits.port_http
         failure: TransportError | None = None
         for address in site.addresses:
-            if self._clock() >= self._deadline:
-                raise Refused(Status.BUDGET_SPENT, str(failure) if failure else None)
             try:
                 return self._dialer.open(
                     site.host, Endpoint(address, port, tls), deadline=self._deadline, verify=verify
                 )
             except TransportError as error:
-                if isinstance(error, VerificationError) or error.status is Status.TLS_FAILED:
-                    raise  # the host is there and speaks: another address would say the same
+                if error.status in _FINAL:
+                    raise
                 failure = error
         raise failure or Refused(Status.CONNECT_FAILED, "no address")
 
     def _fetch_robots(self, site: Site, scheme: str) -> RobotsFile:
         """Fetch robots.txt over HTTPS, or over HTTP where HTTPS has no answer (or was not asked for)."""
-        if scheme == "https":
-            with contextlib.suppress(TransportError, Refused):
-                return self._robots_from(site, Target("https", site.host, None, "/robots.txt"))
-        try:
-            return self._robots_from(site, Target("http", site.host, None, "/robots.txt"))
-        except (TransportError, Refused):
-            return RobotsFile(None)
+        for tried in ("https", "http") if scheme == "https" else ("http",):
+            try:
+                return self._robots_from(site, Target(tried, site.host, None, "/robots.txt"))
+            except (TransportError, Refused) as error:
+                if error.status is Status.BUDGET_SPENT:
+                    raise
+        return RobotsFile(None)
 
     def _robots_from(self, site: Site, target: Target) -> RobotsFile:
         """Fetch one robots.txt, following up to five redirects, also to other hosts (RFC 9309, 2.3.1.2)."""
-        for _ in range(self._limits.max_redirects + 1):
+        for left in range(_ROBOTS_REDIRECTS, -1, -1):
             response = self._get(site, target, self._limits.robots_max_bytes)
             hop = redirect_target(response, target.url)
-            if hop is None:
+            if hop is None or not left:
                 break
             if hop.port not in (None, self._port(hop.scheme)):
                 raise Refused(Status.REDIRECTED, f"robots.txt redirects to {hop.url}, port {hop.port}")

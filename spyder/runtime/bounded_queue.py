@@ -23,7 +23,9 @@ class BoundedQueue(Generic[T]):
         self._not_empty = threading.Condition(lock)
 
     def put(self, item: T) -> None:
-        """Append an item; blocks while the queue is full.
+        """Append an item; blocks while the queue is full, and then until half of it is free.
+
+        Waking who puts for every item that is taken would cost a switch of threads an item.
 
         Raises:
             Closed: the queue was closed, before or while this call waited.
@@ -47,8 +49,10 @@ class BoundedQueue(Generic[T]):
                 if self._closed:
                     raise Closed
                 self._not_empty.wait()
-            self._not_full.notify()
-            return self._items.popleft()
+            item = self._items.popleft()
+            if len(self._items) <= self._capacity // 2:
+                self._not_full.notify_all()
+            return item
 
     def close(self, *, discard: bool = False) -> list[T]:
         """Let nothing more be put; with `discard`, also drop and return what was not taken. May be called twice."""

@@ -1,9 +1,10 @@
 """Token buckets by key, bounded in number, with time passed in. Thread-safe.
 
 A bucket is one number: the moment at which it was (or will be) empty, from which its level follows. A key that is
-not known has a full bucket, so the oldest ones can be forgotten once they are full again without changing anything.
+not known has a full bucket, so one that is full again is forgotten: what is kept is what was used lately.
 """
 
+import math
 import threading
 from collections import OrderedDict
 
@@ -18,20 +19,19 @@ class TokenBuckets:
         self._lock = threading.Lock()
         self._empty_at: OrderedDict[str, float] = OrderedDict()
 
-    def reserve(self, key: str, now: float) -> float:
-        """Take one token, if need be one of the future; return the seconds to wait until it is there."""
+    def reserve(self, key: str, now: float, max_wait_s: float = math.inf) -> float | None:
+        """Take one token, if need be one of the future; return the seconds to wait until it is there.
+
+        None, and nothing is taken, where that is longer than `max_wait_s`.
+        """
         with self._lock:
-            empty_at = max(self._empty_at.get(key, now - self._span_s), now - self._span_s) + self._interval_s
+            full = now - self._span_s
+            empty_at = max(self._empty_at.get(key, full), full) + self._interval_s
+            if empty_at - now > max_wait_s:
+                return None
             self._empty_at[key] = empty_at
             self._empty_at.move_to_end(key)
-            if len(self._empty_at) > self._max_keys:
-                self._forget(now)
-        return max(0.0, empty_at - now)
-
-    def delay(self, key: str, now: float) -> float:
-        """Return how long a reservation made now would wait, and take nothing."""
-        with self._lock:
-            empty_at = max(self._empty_at.get(key, now - self._span_s), now - self._span_s) + self._interval_s
+            self._forget(now)
         return max(0.0, empty_at - now)
 
     def __len__(self) -> int:
@@ -40,10 +40,11 @@ class TokenBuckets:
             return len(self._empty_at)
 
     def _forget(self, now: float) -> None:
-        """Make room: first what is full again, and under pressure the key that was used longest ago."""
-        self._empty_at.popitem(last=False)
+        """Make room: what is full again, and under pressure the key that was used longest ago."""
+        if len(self._empty_at) > self._max_keys:
+            self._empty_at.popitem(last=False)
         while self._empty_at:
-            key, empty_at = next(iter(self._empty_at.items()))
-            if empty_at + self._span_s > now:
+            key = next(iter(self._empty_at))
+            if self._empty_at[key] + self._span_s > now:
                 return
             del self._empty_at[key]

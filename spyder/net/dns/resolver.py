@@ -14,8 +14,8 @@ from spyder.net.dns import wire
 from spyder.net.dns.exchange import NameServer
 from spyder.net.dns.wire import Answer, Question
 
-_RCODE_FORMERR: Final = 1
-_RCODE_NOTIMP: Final = 4
+_CHOKED_ON_EDNS: Final = frozenset({"rcode 1", "rcode 4", "rcode 16"})
+"""FORMERR and NOTIMP (RFC 6891, section 7), and BADVERS of the confused."""
 
 
 class Exchanger(Protocol):
@@ -29,7 +29,9 @@ class Exchanger(Protocol):
         """Send questions at once, and wait once for the replies."""
         ...
 
-    def ask_tcp(self, server: NameServer, question: bytes, *, remaining_s: Callable[[], float]) -> bytes:
+    def ask_tcp(
+        self, server: NameServer, question: bytes, *, remaining_s: Callable[[], float], edns: bool = True
+    ) -> bytes:
         """Ask one question over TCP."""
         ...
 
@@ -91,13 +93,14 @@ class Resolver:
             replies = self._exchange.ask(server, asked, timeout_s=min(self._try_timeout_s, remaining_s), edns=edns)
             left = []
             for each, question_wire, reply in zip(open_questions, asked, replies, strict=True):
-                answer = self._judge(each.question, question_wire, reply, server, deadline)
+                answer = self._judge(each.question, question_wire, reply, server, deadline, edns=edns)
                 if _is_final(answer, last_server=attempt + 1 >= len(servers)):
                     answers[each.index] = answer
                 else:
-                    edns = edns and not _chokes_on_edns(reply)
-                    each.last = answer
+                    if answer.status is not Status.TIMEOUT or each.last.status is Status.TIMEOUT:
+                        each.last = answer  # what a server said tells more than silence after it
                     left.append(each)
+            edns = edns and not any(each.last.detail in _CHOKED_ON_EDNS for each in left)
             open_questions = left
         for each in open_questions:
             answers[each.index] = each.last
@@ -114,6 +117,8 @@ class Resolver:
         reply: bytes | OSError | None,
         server: NameServer,
         deadline: float,
+        *,
+        edns: bool,
     ) -> Answer:
         if reply is None:
             return Answer(question, Status.TIMEOUT, server=str(server))
@@ -121,7 +126,10 @@ class Resolver:
             return Answer(question, Status.TIMEOUT, server=str(server), detail=reply.strerror or str(reply))
         try:
             if wire.is_truncated(reply):
-                reply = self._exchange.ask_tcp(server, question_wire, remaining_s=lambda: deadline - self._clock())
+                end = min(deadline, self._clock() + self._try_timeout_s)
+                reply = self._exchange.ask_tcp(
+                    server, question_wire, remaining_s=lambda: end - self._clock(), edns=edns
+                )
             return wire.read_answer(reply, question, question_wire, server=str(server))
         except wire.BadMessage as error:
             return Answer(question, Status.SERVFAIL, server=str(server), detail=str(error))
@@ -138,25 +146,6 @@ def _is_final(answer: Answer, *, last_server: bool) -> bool:
     if answer.status in (Status.SERVFAIL, Status.REFUSED):
         return last_server and answer.detail in ("rcode 2", "rcode 5")
     return answer.status is not Status.TIMEOUT
-
-
-def _chokes_on_edns(reply: bytes | OSError | None) -> bool:
-    return isinstance(reply, bytes) and wire.rcode(reply) in (_RCODE_FORMERR, _RCODE_NOTIMP)
-
-
-def parse_name_server(text: str) -> NameServer:
-    """Read `ADDRESS`, `ADDRESS:PORT` or `[IPv6]:PORT`.
-
-    Raises:
-        ValueError: the port is not a number.
-    """
-    if text.startswith("["):
-        address, _, port = text[1:].partition("]:")
-        return NameServer(address.rstrip("]"), int(port or 53))
-    if text.count(":") == 1:
-        address, _, port = text.partition(":")
-        return NameServer(address, int(port))
-    return NameServer(text)
 
 
 def system_name_servers() -> tuple[NameServer, ...]:

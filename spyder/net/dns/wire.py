@@ -29,11 +29,13 @@ _FLAG_QR: Final = 0x8000
 _FLAG_TC: Final = 0x0200
 _FLAG_RD: Final = 0x0100
 _FLAG_AD: Final = 0x0020
+_OPCODE_MASK: Final = 0x7800
 _RCODE_MASK: Final = 0x000F
+_RCODE_NXDOMAIN: Final = 3
 _CLASS_IN: Final = 1
 _POINTER: Final = 0xC0
-_MAX_POINTERS: Final = 127  # a name of 255 octets has at most 127 labels; more jumps than labels serve nobody
-_OPT_RECORD: Final = b"\0" + struct.pack("!HHIH", 41, EDNS_PAYLOAD_BYTES, 0, 0)  # RFC 6891, section 6.1.2
+_TYPE_OPT: Final = 41
+_OPT_RECORD: Final = b"\0" + _RR.pack(_TYPE_OPT, EDNS_PAYLOAD_BYTES, 0, 0)  # RFC 6891, section 6.1.2
 
 _PLAIN_LABEL = re.compile(rb"[A-Za-z0-9_-]+")
 
@@ -115,24 +117,29 @@ def encode_question(name: bytes, rdtype: int) -> bytes:
 
 
 def encode_query(message_id: int, question: bytes, *, edns: bool = True) -> bytes:
-    """Return a query with recursion desired, and with EDNS(0) unless the server chokes on it."""
-    header = _HEADER.pack(message_id, _FLAG_RD, 1, 0, 0, 1 if edns else 0)
-    return header + question + (_OPT_RECORD if edns else b"")
+    """Return a query with recursion desired, and with EDNS(0) unless the server chokes on it.
+
+    With EDNS the AD bit is set too, without which the reply's AD bit stays clear (RFC 6840, sections 5.7 and 5.8).
+    """
+    if edns:
+        return _HEADER.pack(message_id, _FLAG_RD | _FLAG_AD, 1, 0, 0, 1) + question + _OPT_RECORD
+    return _HEADER.pack(message_id, _FLAG_RD, 1, 0, 0, 0) + question
 
 
 def is_reply_to(reply: bytes, question: bytes) -> bool:
-    """Tell whether a datagram is a response (QR=1) that repeats our question to the letter.
+    """Tell whether a datagram is a response (QR=1) to a query (OPCODE 0) that repeats our question to the letter.
 
     The message ID is compared by who holds the pending queries. A server that refuses before it parses may leave
-    the question out (RFC 9619 allows QDCOUNT 0 or 1); such a reply is taken only when it carries an error.
+    the question out (RFC 9619 allows QDCOUNT 0 or 1); such a reply is taken only when it carries an error that can
+    be known so early: that a name does not exist cannot.
     """
     if len(reply) < _HEADER.size:
         return False
     _, flags, qdcount, ancount, _, _ = _HEADER.unpack_from(reply)
-    if not flags & _FLAG_QR:
+    if flags & (_FLAG_QR | _OPCODE_MASK) != _FLAG_QR:
         return False
     if qdcount == 0:
-        return bool(flags & _RCODE_MASK) and ancount == 0
+        return flags & _RCODE_MASK not in (0, _RCODE_NXDOMAIN) and ancount == 0
     return qdcount == 1 and reply.startswith(question, _HEADER.size)
 
 
@@ -163,7 +170,7 @@ def read_answer(reply: bytes, question: Question, question_wire: bytes, *, serve
     if status not in (Status.OK, Status.NXDOMAIN):
         return Answer(question, status, server=server, detail=f"rcode {code}")
     try:
-        return _Reader(reply, question_wire).answer(question, status, server)
+        return _Reader(reply, question, question_wire).answer(status, server)
     except (IndexError, struct.error) as error:
         raise BadMessage(f"cut short: {error}") from None
 
@@ -171,15 +178,22 @@ def read_answer(reply: bytes, question: Question, question_wire: bytes, *, serve
 class _Reader:
     """One pass over one message."""
 
-    __slots__ = ("_at", "_names", "_reply")
+    __slots__ = ("_at", "_labels_left", "_names", "_question", "_reply")
 
-    def __init__(self, reply: bytes, question_wire: bytes) -> None:
+    def __init__(self, reply: bytes, question: Question, question_wire: bytes) -> None:
         self._reply = reply
+        self._question = question
         self._at = _HEADER.size + len(question_wire)
-        self._names: dict[int, str] = {}
+        self._names = {_HEADER.size: (question.name, len(question_wire) - 5)}
+        """Names known so far by their offset, with their octets (less the root's)."""
+        self._labels_left = len(reply)
 
-    def answer(self, question: Question, status: Status, server: str) -> Answer:
-        _, flags, _, ancount, nscount, _ = _HEADER.unpack_from(self._reply)
+    def answer(self, status: Status, server: str) -> Answer:
+        question = self._question
+        _, flags, _, ancount, nscount, arcount = _HEADER.unpack_from(self._reply)
+        if not ancount and not nscount and (high_bits := self._extended_rcode(arcount)):
+            code = high_bits << 4 | flags & _RCODE_MASK
+            return Answer(question, Status.SERVFAIL, server=server, detail=f"rcode {code}")
         wanted = question.rdtype
         canonical: dict[str, tuple[str, int]] = {}
         found: dict[str, list[str]] = {}
@@ -216,7 +230,7 @@ class _Reader:
         end = self._at = start + size
         if end > len(self._reply):
             raise BadMessage("record data runs past the end")
-        if rdclass != _CLASS_IN:
+        if rdclass != _CLASS_IN and rdtype != _TYPE_OPT:  # the class of OPT is a size
             rdtype = 0
         return owner, rdtype, ttl_s if ttl_s <= 0x7FFFFFFF else 0, start, end  # RFC 2181, section 8
 
@@ -229,8 +243,23 @@ class _Reader:
                 return min(ttl_s, minimum)
         return 0
 
+    def _extended_rcode(self, arcount: int) -> int:
+        """Return the upper eight bits of the response code: a lone BADVERS looks like "no data" without them."""
+        for _ in range(arcount):
+            _, rdtype, ttl_s, _, _ = self._record()
+            if rdtype == _TYPE_OPT:
+                return ttl_s >> 24  # RFC 6891, section 6.1.3
+        return 0
+
     def _name(self) -> str:
-        name, self._at = self._name_at(self._at)
+        at = self._at
+        first = self._reply[at]
+        if first >= _POINTER:  # most owner names are one pointer to the question
+            known = self._names.get((first & 0x3F) << 8 | self._reply[at + 1])
+            if known is not None:
+                self._at = at + 2
+                return known[0]
+        name, self._at = self._name_at(at)
         return name
 
     def _name_ending_at(self, start: int, end: int) -> str:
@@ -240,24 +269,28 @@ class _Reader:
         return name
 
     def _name_at(self, at: int) -> tuple[str, int]:
-        """Return the name at an offset, and the offset after it. Pointers must lead backwards, so loops cannot be."""
+        """Return the name at an offset, and the offset after it.
+
+        Pointers must lead backwards, so loops cannot be; what one has led to is kept, so that none is followed twice.
+        """
         reply, names = self._reply, self._names
-        first = reply[at]
-        if first >= _POINTER:  # most owner names are one pointer to the question
-            target = (first & 0x3F) << 8 | reply[at + 1]
-            known = names.get(target)
-            if known is not None:
-                return known, at + 2
         labels: list[str] = []
-        octets, after, jumps, lowest, start = 0, 0, 0, at, at
+        octets, after, lowest = 0, 0, at
+        visited = [(at, 0, 0)]
         while length := reply[at]:
             if length >= _POINTER:
-                target = (length & 0x3F) << 8 | reply[at + 1]
                 after = after or at + 2
-                jumps += 1
-                if target >= lowest or jumps > _MAX_POINTERS:
+                at = (length & 0x3F) << 8 | reply[at + 1]
+                if at >= lowest:
                     raise BadMessage("compression pointers do not lead backwards to a name")
-                at = lowest = target
+                known = names.get(at)
+                if known is not None:
+                    if known[1]:  # else the root
+                        labels.append(known[0])
+                        octets += known[1]
+                    break
+                lowest = at
+                visited.append((at, len(labels), octets))
                 continue
             if length > 63:  # RFC 1035, section 4.1.4
                 raise BadMessage("reserved label type")
@@ -266,14 +299,17 @@ class _Reader:
                 raise BadMessage("label runs past the end")
             octets += length + 1
             if octets >= MAX_NAME_OCTETS:
-                raise BadMessage(f"name over {MAX_NAME_OCTETS} octets")
+                break
             labels.append(_label_text(label))
             at += length + 1
-        name = ".".join(labels)
-        names[start] = name
-        if reply[start] >= _POINTER:
-            names[(reply[start] & 0x3F) << 8 | reply[start + 1]] = name
-        return name, after or at + 1
+        if octets >= MAX_NAME_OCTETS:
+            raise BadMessage(f"name over {MAX_NAME_OCTETS} octets")
+        self._labels_left -= len(labels)
+        if self._labels_left < 0:
+            raise BadMessage("more labels than octets: names that begin inside of each other")
+        for offset, index, before in visited:
+            names[offset] = ".".join(labels[index:]), octets - before
+        return names[visited[0][0]][0], after or at + 1
 
     def _ipv4(self, start: int, end: int) -> str:
         if end - start != 4:  # RFC 1035, section 3.4.1
@@ -319,7 +355,7 @@ def _label_text(label: bytes) -> str:
     """Return a label as lower-case text, with other octets escaped (RFC 1035, section 5.1)."""
     if _PLAIN_LABEL.fullmatch(label):
         return label.decode("ascii").lower()
-    return "".join(_octet_text(octet) for octet in label)
+    return "".join([_OCTET_TEXT[octet] for octet in label])
 
 
 def _octet_text(octet: int) -> str:
@@ -329,3 +365,6 @@ def _octet_text(octet: int) -> str:
     if 0x20 < octet < 0x7F:  # printable ASCII
         return f"\\{character}" if character in '."();@$\\' else character
     return f"\\{octet:03d}"
+
+
+_OCTET_TEXT: Final = tuple(map(_octet_text, range(256)))
