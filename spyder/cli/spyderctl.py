@@ -7,6 +7,9 @@ from spyder.cli.lazy_group import LazyGroup
 
 _COMMANDS = {
     "probe": ("spyder.cli.probe:probe", "Probe hosts now and print what they are tied to."),
+    "replay-spool": ("spyder.cli.replay_spool:replay_spool", "Send what is spooled, now."),
+    "spool": ("spyder.cli.spool:spool", "Look at the spool, and act on its batches."),
+    "receive": ("spyder.cli.receive:receive", "Take batches over HTTP and keep them: a small ingest service."),
     "lab": ("spyder.cli.lab:lab", "Run the simulated network that ships with spyder."),
     "config": ("spyder.cli.config:config", "Check and show settings."),
 }
