@@ -7,10 +7,11 @@ import contextlib
 import io
 import math
 import os
-import select
+import shutil
 import signal
 import stat
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from spyder.cli.run_summary import RunSummary
+    from spyder.daemon.outlet import Outlet
     from spyder.daemon.wiring import Path as ProbePath
-    from spyder.model.records import Batch
     from spyder.settings import Settings
 
 _REFRESH_S = 0.5
@@ -85,8 +86,72 @@ def probe(
         if not hosts and file is None:
             raise click.UsageError("no hosts: give some, or a file with -f FILE (- for standard input)")
         settings = load_settings(config_path, overrides)
-        sink = cleanup.enter_context(_sink(output))
-        sys.exit(_run(settings, _named(hosts), file, sink, form or settings.output.format, quiet=quiet))
+        sys.exit(_run(settings, _named(hosts), file, output, form, quiet=quiet))
+
+
+@contextlib.contextmanager
+def _outlet(settings: "Settings", output: Path | None, form: str | None) -> Iterator["Outlet"]:
+    """Open the outbox: to standard output or a file, by way of a spool of its own; or as the settings have it.
+
+    A spool that is not empty at the end is kept, and named.
+    """
+    from spyder.control.outputs import build_destination
+    from spyder.daemon.outlet import Outlet
+    from spyder.outbox.destinations import ConfigurationError, destination_of
+    from spyder.runtime.durable import DurableError, LockHeld
+
+    with contextlib.ExitStack() as cleanup:
+        prints = _prints(settings, output, form)
+        if not prints:
+            directory = Path(settings.output.spool_dir)
+            try:
+                destination = build_destination(settings.output, on_warning=_complain)
+            except ConfigurationError as error:
+                raise _CannotStart(str(error), ExitStatus.BAD_SETTINGS) from None
+        else:
+            sink = cleanup.enter_context(_sink(output))
+            form = form or settings.output.format
+            destination = destination_of("stdout:", base=Path.cwd(), form=form, stdout_fd=sink.fileno())
+            directory = Path(tempfile.mkdtemp(prefix="spyder-spool-"))
+            cleanup.callback(_remove_if_empty, directory)
+        try:
+            outlet = Outlet(
+                directory,
+                destination,
+                max_bytes=settings.output.spool_max_bytes,
+                concurrency=1 if prints else settings.output.concurrency,  # printed in the order of their making
+                on_event=_complain,
+            )
+        except LockHeld as error:
+            advice = "another program owns the spool: give it the hosts, or use --set output.spool_dir=DIR"
+            raise _CannotStart(f"{error}; {advice}", ExitStatus.WORK_REMAINS) from None
+        except DurableError as error:
+            raise _CannotStart(str(error), ExitStatus.BAD_SETTINGS) from None
+        try:
+            yield outlet
+        finally:
+            if left := outlet.close():
+                _complain(
+                    f"{left} batches wait in {directory}; send them with: spyderctl replay-spool --dir {directory}"
+                )
+
+
+def _prints(settings: "Settings", output: Path | None, form: str | None) -> bool:
+    """Tell whether results are printed: unless the settings name a destination, or when `-o` or `--format` ask."""
+    return output is not None or form is not None or settings.output.ingest in ("", "stdout:")
+
+
+class _CannotStart(Exception):
+    def __init__(self, reason: str, status: ExitStatus) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+def _remove_if_empty(directory: Path) -> None:
+    """Remove a spool that nothing is left in, neither waiting nor dead nor bad."""
+    left = [path for path in directory.rglob("*") if path.is_file() and not path.name.startswith(".")]
+    if not left:
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def _sink(output: Path | None) -> io.FileIO:
@@ -95,15 +160,6 @@ def _sink(output: Path | None) -> io.FileIO:
         return io.FileIO(output, "wb") if output else io.FileIO(sys.stdout.fileno(), "wb", closefd=False)
     except (OSError, AttributeError) as error:  # AttributeError: standard output is closed, and None
         raise click.BadParameter(f"cannot be written: {error}", param_hint="-o") from None
-
-
-def _write(sink: io.FileIO, results: bytes) -> None:
-    left = memoryview(results)
-    while left:
-        written = sink.write(left)
-        if written is None:  # somebody has made the pipe non-blocking
-            select.select([], [sink], [])
-        left = left[written or 0 :]
 
 
 def _named(hosts: Sequence[str]) -> list[str]:
@@ -123,8 +179,6 @@ def _named(hosts: Sequence[str]) -> list[str]:
 def _lab(sites: int, config_path: Path | None) -> Iterator[tuple[Path, Path]]:
     if config_path is not None:
         raise click.UsageError("--lab brings its own settings: leave out --config, and change some with --set")
-    import tempfile
-
     try:
         from spyder.lab.network import Lab
     except ImportError as error:
@@ -136,70 +190,93 @@ def _lab(sites: int, config_path: Path | None) -> Iterator[tuple[Path, Path]]:
 
 
 def _run(
-    settings: "Settings", hosts: Sequence[str], file: BinaryIO | None, sink: io.FileIO, form: str, *, quiet: bool
+    settings: "Settings",
+    hosts: Sequence[str],
+    file: BinaryIO | None,
+    output: Path | None,
+    form: str | None,
+    *,
+    quiet: bool,
 ) -> ExitStatus:
     from spyder.cli.run_summary import RunSummary
     from spyder.daemon.wiring import build_path
-    from spyder.outbox.formats import CSV_HEADER, FORMATS
 
-    encode = FORMATS[form]
     summary = RunSummary()
-    faults = _Faults()
-
-    def store(batch: "Batch") -> None:
-        _write(sink, encode(batch))
-
-    try:
-        path = build_path(settings, store=store, observe=summary.note, on_fault=faults.note)
-    except OSError as error:
-        click.echo(f"cannot start: {error}", err=True)
-        return ExitStatus.BAD_SETTINGS
-    stop = _Stop(path, settings.crawling.host_budget + settings.shutdown.drain_timeout)
     feed = _Feed(hosts, file, summary, quiet=quiet)
     try:
-        if form == "csv":
-            _write(sink, CSV_HEADER)
-        # signals first: threads that have been started must be stopped
-        with stop.on_signals(), _progress(summary, feed, quiet=quiet):
-            path.start()
-            undone = _finish(path, feed, stop)
+        with _outlet(settings, output, form) as outlet:
+            path = build_path(settings, store=outlet.store, observe=summary.note, on_fault=_Faults().note)
+            run = _Run(path, outlet, feed, settings, prints=_prints(settings, output, form))
+            # signals first: threads that have been started must be stopped
+            with run.stop.on_signals(), _progress(summary, feed, quiet=quiet):
+                outlet.start()
+                path.start()
+                run.finish()
+            if not quiet:
+                click.echo(summary.text(), err=True)
+            return run.verdict(summary)
+    except _CannotStart as error:
+        click.echo(f"cannot start: {error}", err=True)
+        return error.status
     except (OSError, RuntimeError) as error:  # RuntimeError: no more threads
         click.echo(f"cannot start: {error}", err=True)
-        return ExitStatus.WORK_REMAINS
-    if not quiet:
-        click.echo(summary.text(), err=True)
-    return _verdict(path, feed, summary, undone=undone, stopped=stop.asked)
+        return ExitStatus.BAD_SETTINGS if isinstance(error, OSError) else ExitStatus.WORK_REMAINS
 
 
-def _finish(path: "ProbePath", feed: "_Feed", stop: "_Stop") -> int:
-    """Feed the path and wait for its end; return the number of workers and reports left undone."""
-    # the feeder has a thread of its own, so that a signal finds this one waiting where it can be handled
-    feeder = threading.Thread(target=feed.run, args=(path,), name="feeder", daemon=True)
-    feeder.start()
-    while feeder.is_alive() and not stop.asked and path.failure is None:
-        feeder.join(_REFRESH_S)
-    # no limit but that of a stop: every host has its own, and who reads the results may take their time
-    while path.drain(_REFRESH_S) and time.monotonic() < stop.deadline:
-        if path.failure is not None:  # nothing that is learned now can be kept
-            stop.hurry()
-            path.workers.join(_HURRY_BUDGET_S)
-            break
-    return path.stop()
+class _Run:
+    """One run, from the first host to the last delivery."""
 
+    def __init__(
+        self, path: "ProbePath", outlet: "Outlet", feed: "_Feed", settings: "Settings", *, prints: bool
+    ) -> None:
+        self._path = path
+        self._outlet = outlet
+        self._feed = feed
+        self._prints = prints
+        self._drain_timeout_s = settings.shutdown.drain_timeout
+        self.stop = _Stop(path, settings.crawling.host_budget + settings.shutdown.drain_timeout)
+        self._undone = 0
 
-def _verdict(path: "ProbePath", feed: "_Feed", summary: "RunSummary", *, undone: int, stopped: bool) -> ExitStatus:
-    failure = path.failure
-    if failure is not None and not isinstance(path.batcher.failure, BrokenPipeError):  # they have what they wanted
-        click.echo(f"results could not be written: {failure}", err=True)
-    elif undone:
-        click.echo(f"{undone} hosts or results were left undone when the time was over", err=True)
-    if feed.failure is not None:
-        click.echo(f"the list could not be read to its end: {feed.failure}", err=True)
-    remaining = feed.put - summary.hosts
-    if stopped:
-        click.echo("stopped: hosts remain" if remaining or not feed.finished else "stopped", err=True)
-    done = not (undone or failure or feed.failure or remaining) and feed.finished
-    return ExitStatus.DONE if done else ExitStatus.WORK_REMAINS
+    def finish(self) -> None:
+        """Feed the path, wait for its end and for the last delivery."""
+        path, stop = self._path, self.stop
+        # the feeder has a thread of its own, so that a signal finds this one waiting where it can be handled
+        feeder = threading.Thread(target=self._feed.run, args=(path,), name="feeder", daemon=True)
+        feeder.start()
+        while feeder.is_alive() and not stop.asked and not self._is_lost():
+            feeder.join(_REFRESH_S)
+        # no limit but that of a stop: every host has its own, and who reads the results may take their time
+        while path.drain(_REFRESH_S) and time.monotonic() < stop.deadline:
+            if self._is_lost():
+                stop.hurry()
+                path.workers.join(_HURRY_BUDGET_S)
+                break
+        self._undone = path.stop()
+        patience_s = math.inf if self._prints else self._drain_timeout_s
+        deadline = min(stop.deadline, time.monotonic() + patience_s)
+        self._outlet.drain(lambda: self._is_lost() or time.monotonic() >= min(deadline, stop.deadline))
+
+    def _is_lost(self) -> bool:
+        """Tell whether nothing that is learned now can be kept or shown: a printer does not come back."""
+        return self._path.failure is not None or (self._prints and bool(self._outlet.failure))
+
+    def verdict(self, summary: "RunSummary") -> ExitStatus:
+        """Say what is left undone, and return what that means."""
+        feed, failure = self._feed, self._path.failure
+        if failure is not None:
+            click.echo(f"results could not be kept: {failure}", err=True)
+        elif self._prints and self._outlet.failure:
+            if "nobody reads" not in self._outlet.failure:  # they have what they wanted
+                click.echo(f"results could not be written: {self._outlet.failure}", err=True)
+        elif self._undone:
+            click.echo(f"{self._undone} hosts or results were left undone when the time was over", err=True)
+        if feed.failure is not None:
+            click.echo(f"the list could not be read to its end: {feed.failure}", err=True)
+        remaining = feed.put - summary.hosts
+        if self.stop.asked:
+            click.echo("stopped: hosts remain" if remaining or not feed.finished else "stopped", err=True)
+        done = not (self._undone or failure or feed.failure or remaining) and feed.finished
+        return ExitStatus.DONE if done and not self._outlet.waiting() else ExitStatus.WORK_REMAINS
 
 
 class _Stop:

@@ -116,6 +116,7 @@ def registrable_domain(host: str) -> str | None:
     return host[host.rfind(".", 0, suffix_dot) + 1 :] if suffix_dot > 0 else None
 
 
+@functools.lru_cache(maxsize=8192)  # the same few thousand hosts are linked from everywhere
 def apex(host: str) -> str:
     """Return the registrable domain of `host`, or `host` itself where it has none (as SPYDER does)."""
     return registrable_domain(host) or host

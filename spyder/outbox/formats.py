@@ -36,8 +36,8 @@ def as_jsonl(batch: Batch) -> bytes:
     """Return the records of a batch, one a line: edges, nodes, outcomes."""
     lines = bytearray()  # not a join: each result of orjson holds a kilobyte until it is copied
     try:
-        for record in _records(batch):
-            lines += orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
+        for head, record in _records(batch):
+            lines += head + orjson.dumps(record) + b"}\n"
     except orjson.JSONEncodeError:  # a text that is none: mended as it is for `json`
         return as_jsonl(Batch(**decode(encode(batch).payload)))
     return bytes(lines)
@@ -70,7 +70,8 @@ FORMATS: Final[MappingProxyType[str, Callable[[Batch], bytes]]] = MappingProxyTy
 )
 
 
-def _records(batch: Batch) -> Iterator[dict[str, object]]:
+def _records(batch: Batch) -> Iterator[tuple[bytes, object]]:
+    """Return each record, and the beginning of its line: what is the same for all of its kind."""
     kinds = (
         ("edge", "edge", batch.edges),
         ("node_domain", "node", batch.nodes_domain),
@@ -79,12 +80,13 @@ def _records(batch: Batch) -> Iterator[dict[str, object]]:
         ("outcome", "outcome", batch.outcomes),
     )
     for kind, name, values in kinds:
+        common = {
+            "type": kind,
+            "batch_id": batch.batch_id,
+            "timestamp": batch.timestamp,
+            "probe_id": batch.probe_id,
+            "run_id": batch.run_id,
+        }
+        head = orjson.dumps(common)[:-1] + f',"{name}":'.encode()
         for value in values:
-            yield {
-                "type": kind,
-                "batch_id": batch.batch_id,
-                "timestamp": batch.timestamp,
-                "probe_id": batch.probe_id,
-                "run_id": batch.run_id,
-                name: value,
-            }
+            yield head, value

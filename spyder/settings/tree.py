@@ -165,35 +165,28 @@ class Output(_Frozen):
         "Where batches are sent. Empty: spyderd writes JSON lines beside the spool, spyderctl probe prints.",
         alias="ingest",
         hide="url",
-        unused=True,
     )
     format: Annotated[Literal["json", "jsonl", "csv"], AnyCase] = key(
         "json",
-        "What file: and stdout: write: json, one batch a line; jsonl, one record a line; csv, the edges. "
-        "An ingest service is sent json.",
+        "What stdout: writes: json, one batch a line; jsonl, one record a line; csv, the edges. Elsewhere it is json.",
         alias="output_format",
     )
     spool_dir: Annotated[Text, Field(min_length=1), Kind("path of a directory")] = key(
-        "spool", "Where batches wait until they are delivered.", alias="spool_dir", unused=True
+        "spool", "Where batches wait until they are delivered.", alias="spool_dir"
     )
-    spool_max_bytes: Size = key("10GiB", "Size of the spool at which intake waits until there is room.", unused=True)
-    compress: bool = key(False, "Whether batches are sent with gzip.", unused=True)
-    headers: Headers = key(
-        {}, "Headers sent with every batch. Tokens are safer in headers_file.", hide="all", unused=True
-    )
-    headers_file: FilePath = key("", "A file of further headers, one 'Name: value' a line.", unused=True)
-    mtls_cert: FilePath = key("", "Client certificate (PEM) for the ingest service.", alias="mtls_cert", unused=True)
-    mtls_key: FilePath = key("", "Private key (PEM) of mtls_cert.", alias="mtls_key", unused=True)
+    spool_max_bytes: Size = key("10GiB", "Size of the spool at which intake waits until there is room.")
+    compress: bool = key(False, "Whether batches are sent with gzip.")
+    headers: Headers = key({}, "Headers sent with every batch. Tokens are safer in headers_file.", hide="all")
+    headers_file: FilePath = key("", "A file of further headers, one 'Name: value' a line.")
+    mtls_cert: FilePath = key("", "Client certificate (PEM) for the ingest service.", alias="mtls_cert")
+    mtls_key: FilePath = key("", "Private key (PEM) of mtls_cert.", alias="mtls_key")
     mtls_ca: FilePath = key(
-        "",
-        "Authorities (PEM) that the ingest service is checked against; empty: the system's.",
-        alias="mtls_ca",
-        unused=True,
+        "", "Authorities (PEM) that the ingest service is checked against; empty: the system's.", alias="mtls_ca"
     )
-    connect_timeout: Duration = key("10s", "Time limit of making a connection to the ingest service.", unused=True)
-    timeout: Duration = key("30s", "Time limit of each wait for the ingest service's answer.", unused=True)
-    concurrency: Annotated[int, Field(ge=1, le=64)] = key(4, "Batches being sent at the same time.", unused=True)
-    file_max_bytes: Size = key("100MiB", "Size at which a file: destination goes on to its next file.", unused=True)
+    connect_timeout: Duration = key("10s", "Time limit of making a connection to the ingest service.")
+    timeout: Duration = key("30s", "Time limit of each wait for the ingest service's answer.")
+    concurrency: Annotated[int, Field(ge=1, le=64)] = key(4, "Batches being sent at the same time.")
+    file_max_bytes: Size = key("100MiB", "Size at which a file: destination goes on to its next file.")
 
 
 class Inbox(_Frozen):
