@@ -98,12 +98,12 @@ def floor_program(lab: Lab, threads: int) -> Program:
 
 def probe_program(lab: Lab, threads: int, spyderctl: str) -> Program:
     """`spyderctl probe` on the lab; its records are checked, host by host and edge by edge."""
-    config, records = lab.folder / "probe.yaml", lab.folder / "probe.jsonl"
+    config, records = lab.folder / "probe.yaml", lab.folder / "batches.jsonl"
     config.write_text(PROBE_CONFIG.format(nameserver=NAMESERVER, ca_file=lab.ca_file, threads=threads))
 
     def command(hosts_file: Path) -> list[str]:
         records.unlink(missing_ok=True)
-        arguments = ["probe", "--config", config, "-f", hosts_file, "--format", "jsonl", "-o", records, "--quiet"]
+        arguments = ["probe", "--config", config, "-f", hosts_file, "--format", "json", "-o", records, "--quiet"]
         return [spyderctl, *map(str, arguments)]
 
     def faults(hosts_file: Path, output: str) -> list[str]:
@@ -114,17 +114,16 @@ def probe_program(lab: Lab, threads: int, spyderctl: str) -> Program:
 
 
 def wrong_records(records: Path, hosts: list[str], edges_a_host: dict[str, int]) -> list[str]:
-    """Compare a JSON-lines result with what must come out: one outcome a host, all `ok`, and every edge."""
+    """Compare batches, one a line, with what must come out: one outcome a host, all `ok`, and every edge."""
     if not records.exists():
         return ["no output file"]
     outcomes: dict[str, dict[str, Any]] = {}
     edges: dict[str, set[tuple[str, str]]] = collections.defaultdict(set)
     for line in records.read_text().splitlines():
-        record = json.loads(line)
-        if edge := record.get("edge"):
+        batch = json.loads(line)
+        outcomes |= {outcome["host"]: outcome for outcome in batch["outcomes"]}
+        for edge in batch["edges"]:
             edges[edge["type"]].add((edge["source"], edge["target"]))
-        elif outcome := record.get("outcome"):
-            outcomes[outcome["host"]] = outcome
     wrong = [f"{host}: no outcome" for host in hosts if host not in outcomes]
     for host, outcome in outcomes.items():
         bad = {stage: outcome.get(stage) for stage in STAGES if outcome.get(stage) != "ok"}

@@ -36,6 +36,9 @@ _HURRY_BUDGET_S = 10.0
 """From the second Ctrl-C to the end at most: the name servers' time (`dns.timeout`), and the last batch's."""
 _PACKED = (b"\x1f\x8b", b"\xfd7", b"\x28\xb5")
 """How gzip, xz and zstd begin (`spyder.intake.lines`): their lines cannot be counted without unpacking."""
+_MOST_REMEMBERED = 1 << 20
+"""Hosts of a list that are remembered: 12 MB. Of a longer one, a host that comes again late is probed again."""
+_SHORTEST_LINE_BYTES = 5  # a.co and its line end
 _MAX_REJECTIONS_SHOWN = 1000
 _MAX_FAULTS_SHOWN = 20
 
@@ -333,7 +336,7 @@ class _Feed:
         from spyder.runtime.bounded_queue import Closed
         from spyder.runtime.seen_table import SeenTable
 
-        seen = SeenTable(1 << 20, ttl_s=float("inf"))
+        seen = SeenTable(self._most_hosts(), ttl_s=math.inf)
         try:
             for host in self._all_hosts():
                 if seen.contains(host, 0.0):
@@ -347,6 +350,15 @@ class _Feed:
             pass
         except (InputError, OSError) as error:
             self.failure = error
+
+    def _most_hosts(self) -> int:
+        """Return how many hosts are remembered, so that none is probed twice: as many as the list can hold."""
+        if self._file is None:
+            return len(self._hosts)
+        status = os.fstat(self._file.fileno())
+        if not stat.S_ISREG(status.st_mode) or os.pread(self._file.fileno(), 2, 0) in _PACKED:
+            return _MOST_REMEMBERED
+        return min(len(self._hosts) + status.st_size // _SHORTEST_LINE_BYTES, _MOST_REMEMBERED)
 
     def total(self) -> int | None:
         """Return about how many hosts there are; None where that cannot be told beforehand."""

@@ -162,4 +162,4 @@ class Batch:
 
 def rfc3339(epoch_s: float) -> str:
     """Return a moment, in seconds since the Unix epoch, as RFC 3339 text in UTC with microseconds and `Z`."""
-    return datetime.fromtimestamp(epoch_s, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return datetime.fromtimestamp(epoch_s, UTC).isoformat(timespec="microseconds")[: -len("+00:00")] + "Z"

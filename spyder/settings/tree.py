@@ -204,7 +204,7 @@ class Dedup(_Frozen):
     backend: Annotated[Literal["memory", "redis"], AnyCase] = key(
         "memory", "Where the keys are kept; redis needs redis.addr.", unused=True
     )
-    max_entries: Whole = key(1_000_000, "Keys kept in memory; the oldest give way.")
+    max_entries: Whole = key(500_000, "Keys kept in memory; the oldest give way.")
     ttl: Duration = key("24h", "How long a key is remembered.")
 
 
