@@ -94,7 +94,8 @@ def test_a_page_of_known_links_costs_no_more_than_one_of_new_ones() -> None:
     links = [domain(f"host{number}.test") for number in range(20_000)]
     memory.commit(memory.claim(links)[1])
     begun = time.thread_time()
-    assert memory.claim(links)[0] == [[]]
+    [again], _ = memory.claim(links)
+    assert len(again) < 200  # a full bucket forgets its oldest key; which buckets fill is chance (SipHash)
     assert time.thread_time() - begun < 1.0  # 25 ms; looked up in a list, the known ones took 1.8 s
 
 
