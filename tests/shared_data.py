@@ -1,6 +1,7 @@
 """Where the tests find the real input of others (pages, robots files, certificates, lists).
 
-That data lies beside the checkout, is never committed, and may be absent: a test that needs it is then skipped, and says so.
+That data lies beside the checkout, is never committed, and may be absent: a test that needs it is then skipped, and
+says so.
 """
 
 import os

@@ -301,6 +301,8 @@ class Shipper(Generic[K]):
         for thread in self._threads:
             if thread.ident is not None:
                 thread.join(max(0.0, end - time.monotonic()))
+        with self._changed:  # a pass that a scheduler runs uses the source until it ends
+            self._changed.wait_for(lambda: not self._passing, max(0.0, end - time.monotonic()))
         self._sync()
         with self._changed:
             return len(self._in_flight)

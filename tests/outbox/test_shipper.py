@@ -320,6 +320,33 @@ def test_a_stop_ends_a_pass_whatever_it_waits_for(spool: Spool, clock: Clock) ->
     assert shipper.run_pass().ended is Ended.STOPPED
 
 
+def test_a_stopped_shipper_leaves_the_source_alone(spool: Spool, clock: Clock) -> None:
+    """`join` waits for a pass that another thread runs too: afterwards the spool may be closed."""
+    listing, go_on = threading.Event(), threading.Event()
+
+    class Slow:
+        """A spool that is slow to list."""
+
+        claim, sync, usage = spool.claim, spool.sync, spool.usage
+
+        def ready(self, *, limit: int, after: Name | None = None) -> list[Name]:
+            listing.set()
+            go_on.wait(20)
+            return spool.ready(limit=limit, after=after)
+
+    shipper = Shipper(Slow(), FakeDestination(), clock=clock)
+    shipper.start()
+    thread = started(shipper.run_pass)
+    listing.wait(20)
+    shipper.stop()
+    waking = threading.Timer(0.2, go_on.set)
+    waking.start()
+    assert shipper.join(10) == 0
+    assert go_on.is_set()
+    waking.join(5)
+    thread.join(5)
+
+
 def test_a_conflict_is_the_batch_s_own(spool: Spool, clock: Clock) -> None:
     """409 (an earlier try is still at work there) makes this batch wait, and never opens the circuit."""
     fill(spool, 10)
