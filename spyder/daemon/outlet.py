@@ -4,6 +4,7 @@ Everything that the path yields goes this way, whatever the destination is: an i
 output of `spyderctl probe`.
 """
 
+import logging
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -55,6 +56,7 @@ class Outlet:
 
     def start(self) -> None:
         """Begin to ship."""
+        logging.getLogger("apscheduler").setLevel(logging.ERROR)  # a pass longer than the interval is no news
         self._shipper.start()
         self._scheduler.add_job(
             self._shipper.run_pass,
