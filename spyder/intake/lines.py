@@ -84,7 +84,7 @@ def read_entries(stream: BinaryIO, *, max_bytes: int | None = None, resume_at: i
     window (at most 128 MiB) and at most 8 MiB that came out at once. Raises `InputError`.
     """
     reader = _Reader()
-    for block in _blocks(_as_utf8(_bounded(_unpacked(_chunks(stream)), max_bytes))):
+    for block in blocks(stream, max_bytes=max_bytes):
         if reader.end + len(block) <= resume_at and reader.may_skip(block):
             reader.skip(block)
         elif reader.end < resume_at:
@@ -410,6 +410,15 @@ _PACKINGS: Final[tuple[tuple[bytes, Callable[[], _Decoder], int], ...]] = (
     (b"\xfd7zXZ\x00", _xz_decoder, 256),  # The .xz File Format 2.1.1.1
     (b"\x28\xb5\x2f\xfd", _zstd_decoder, 256),  # RFC 8878 3.1.1
 )
+
+
+def blocks(stream: BinaryIO, *, max_bytes: int | None = None) -> Iterator[bytes]:
+    """Unpack a stream, bring it to UTF-8, and yield it in blocks that end where a line ends, but for long lines.
+
+    Raises:
+        InputError: as `read_entries` does.
+    """
+    return _blocks(_as_utf8(_bounded(_unpacked(_chunks(stream)), max_bytes)))
 
 
 def _chunks(stream: BinaryIO) -> Iterator[bytes]:

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# a shell that starts the tests in the background has them ignore SIGINT, and what they start inherits that
-_HEED_SIGINT = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
-_MAIN = "from spyder.cli.spyderctl import main; main(prog_name='spyderctl')"
-COMMAND = (sys.executable, "-c", f"{_HEED_SIGINT}; {_MAIN}")
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # a shell that starts the tests in the background has them ignore SIGINT, and what they start would inherit that
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+COMMAND = (sys.executable, "-c", "from spyder.cli.spyderctl import main; main(prog_name='spyderctl')")
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT_S = 60.0
 
