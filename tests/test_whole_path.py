@@ -77,7 +77,6 @@ def test_200_sites_yield_their_graph_and_nothing_else(tmp_path: Path) -> None:
     assert "200 hosts in" in ended.stderr
 
 
-@pytest.mark.slow
 def test_2000_sites_yield_their_graph_and_nothing_else(tmp_path: Path) -> None:
     """The same with ten times as many: more hosts than workers, several batches."""
     with Lab(tmp_path / "lab", sites=2000) as lab:
