@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import pytest
-
 from spyder.lab import Lab
 from spyder.model.records import EdgeType
 from tests.cli.spyderctl import Ended, run

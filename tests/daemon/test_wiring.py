@@ -191,7 +191,7 @@ def test_all_descriptors_that_we_may_have_are_taken() -> None:
     """A shell's 1024 would not do for a thousand workers."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (min(512, hard), hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
         with running(Outside()):
             assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
     finally:
