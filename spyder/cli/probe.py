@@ -134,9 +134,8 @@ def _outlet(settings: "Settings", output: Path | None, form: str | None) -> Iter
             yield outlet
         finally:
             if left := outlet.close():
-                _complain(
-                    f"{left} batches wait in {directory}; send them with: spyderctl replay-spool --dir {directory}"
-                )
+                to = " --to stdout:" if prints else ""
+                _complain(f"batches left in {directory}: {left}. spyderctl replay-spool --dir {directory}{to}")
 
 
 def _prints(settings: "Settings", output: Path | None, form: str | None) -> bool:
